@@ -1,0 +1,98 @@
+# Everything a developer or CI does. `make` alone lists the targets.
+# Builds and downloads are kept in $(CACHE), outside the tree; an empty cache only costs time.
+
+CACHE ?= $(or $(FINETUNE_CACHE),$(HOME)/.cache/finetune-operator)
+UV_VERSION := 0.13.9
+UV := $(CACHE)/uv-$(UV_VERSION)/bin/uv
+BIN := .venv/bin
+# -P keeps the repository root off the import path, where `operator/` would shadow a standard module.
+PYTHON := $(BIN)/python -P
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header pyproject.toml
+PYTEST := $(BIN)/pytest
+
+export FINETUNE_CACHE := $(CACHE)
+export HF_HUB_OFFLINE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types unit cluster chart e2e bounds generate locks bench \
+	cluster-up cluster-down clean
+
+##@ Use
+
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z][a-z0-9-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/ready ## fine-tune a real model on a local cluster, from apply to answers
+	PYTHONPATH=tests $(PYTHON) -m demo $(ARGS)
+
+cluster-up: .venv/ready ## start a local control plane with a process node and an S3 server
+	PYTHONPATH=tests $(PYTHON) -m devcluster up
+
+cluster-down: .venv/ready ## stop them
+	PYTHONPATH=tests $(PYTHON) -m devcluster down
+
+##@ Check
+
+test: check cluster chart e2e ## every test that needs no root and no GPU
+
+check: lint types unit ## lint, types and unit tests
+
+lint: .venv/ready ## style, layers, spelling, dependencies, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
+	$(BIN)/deptry crds operator trainer_image kernels
+	$(BIN)/yamllint --strict .
+	$(PYTHON) -m finetune_api --check
+	$(PYTHON) helm/generate.py --check
+
+types: .venv/ready ## mypy, strict
+	$(BIN)/mypy
+
+unit: .venv/ready ## unit tests
+	$(PYTEST) tests/unit -q
+
+cluster: .venv/ready ## tests against a real API server
+	$(PYTEST) tests/cluster -q
+
+chart: .venv/ready ## tests of the Helm chart
+	$(PYTEST) tests/chart -q
+
+e2e: .venv/ready ## jobs from apply to the adapter in S3
+	$(PYTEST) tests/e2e -q
+
+bounds: .venv/ready ## unit tests on the oldest and newest Python and dependencies (no torch)
+	tests/bounds.sh "$(UV)" "$(CACHE)"
+
+bench: .venv/ready ## measure the control plane against plain Jobs; prints the ratio
+	PYTHONPATH=tests $(PYTHON) benchmarks/control_plane.py $(ARGS)
+
+##@ Maintain
+
+generate: .venv/ready ## rewrite every generated file
+	$(PYTHON) -m finetune_api
+	$(PYTHON) helm/generate.py
+
+locks: $(UV) ## resolve the exact versions of every role anew
+	$(COMPILE) --all-extras --group lint --group test -o locks/dev.txt
+	$(COMPILE) --extra operator -c locks/dev.txt -o locks/operator.txt
+	$(COMPILE) --extra trainer -c locks/dev.txt -o locks/trainer.txt
+	$(COMPILE) --extra operator --extra cli --group unit -c locks/dev.txt -o locks/unit.txt
+	$(COMPILE) --extra operator --extra cli --group unit --resolution lowest-direct -o locks/lowest.txt
+
+clean: ## remove what was built in the tree
+	rm -rf .venv .demo .mypy_cache .ruff_cache .pytest_cache
+
+$(UV):
+	python3 -m venv $(CACHE)/uv-$(UV_VERSION)
+	$(CACHE)/uv-$(UV_VERSION)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/ready: $(UV) pyproject.toml locks/dev.txt
+	@echo "Installing the locked packages into .venv (6 GB; minutes the first time)"
+	test -x $(BIN)/python || $(UV) venv --quiet --python '>=3.11,<3.14' .venv
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r locks/dev.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@

@@ -1,0 +1,70 @@
+"""The run file: what the operator tells the trainer, and the pod contract around it.
+
+The operator writes it into an annotation of the pod template, the kubelet projects it as a file,
+and `finetune-trainer run FILE` reads it. It holds no secret and no path: secrets and volumes are
+mounted at the places named here, which the pod template repeats in environment variables so that
+a node without mount namespaces can move them.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field
+
+from finetune_api.meta import API_VERSION, ApiModel
+from finetune_api.v1alpha1.job import FineTuneJob, FineTuneJobSpec
+
+RUN_FILE_ANNOTATION = "finetune.dev/run-file"
+RUN_FILE_PATH = "/etc/finetune/run/run.json"
+
+# Variable of the pod's environment -> where the thing is mounted in the container.
+STORAGE_CREDENTIALS = "FINETUNE_STORAGE_CREDENTIALS"
+CA_BUNDLE = "FINETUNE_CA_BUNDLE"
+SCRATCH = "FINETUNE_SCRATCH"
+TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"
+MOUNT_PATHS = {
+    STORAGE_CREDENTIALS: "/etc/finetune/credentials/storage",
+    CA_BUNDLE: "/etc/finetune/ca",
+    SCRATCH: "/scratch",
+    TERMINATION_LOG: "/dev/termination-log",
+}
+CA_BUNDLE_FILE = "ca.crt"
+
+
+def volume_variable(claim: str) -> str:
+    """Environment variable that holds the mount path of a persistent volume claim.
+
+    >>> volume_variable("team-data.v2")
+    'FINETUNE_VOLUME_TEAM_DATA_DOT_V2'
+    """
+    return "FINETUNE_VOLUME_" + claim.upper().replace("-", "_").replace(".", "_DOT_")
+
+
+def volume_mount_path(claim: str) -> str:
+    """Where a persistent volume claim is mounted in the trainer's container."""
+    return f"/volumes/{claim}"
+
+
+class JobIdentity(ApiModel):
+    """Which job a run belongs to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+class RunFile(ApiModel):
+    """One attempt of one job, with the installation's defaults filled in."""
+
+    api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION
+    kind: Literal["RunFile"] = "RunFile"
+    job: JobIdentity
+    attempt: Annotated[int, Field(ge=1)] = 1
+    spec: FineTuneJobSpec
+    progress_interval_seconds: Annotated[float, Field(gt=0, le=600)] = 5
+    """Shortest time between two progress records on stdout."""
+
+    @classmethod
+    def of_manifest(cls, job: FineTuneJob, uid: str) -> Self:
+        """The run file of a manifest that is run without Kubernetes."""
+        identity = JobIdentity(namespace=job.metadata.namespace, name=job.metadata.name, uid=uid)
+        return cls(job=identity, spec=job.spec)

@@ -1,0 +1,202 @@
+"""What this version cannot do yet, though the API has a field for it.
+
+Operator and trainer both ask `unsupported` before they start, so that such a field is refused with
+reason `NotImplemented` and never ignored. A feature that is built deletes its line here.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api.meta import AUTO
+from finetune_api.v1alpha1.job import FineTuneJobSpec
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A field whose behaviour is not there yet.
+
+    Attributes:
+        path: Path below `spec`, in camelCase.
+        sentence: What is not there, and what to use meanwhile.
+    """
+
+    path: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"spec.{self.path}: {self.sentence}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that cannot be asked for yet: where, how it is recognised, and what to say."""
+
+    path: str
+    asked: Callable[[FineTuneJobSpec], bool]
+    sentence: str
+
+
+def _scheme(uri: str) -> str:
+    return uri.partition("://")[0]
+
+
+CHECKS: tuple[Check, ...] = (
+    Check(
+        "model.source",
+        lambda s: _scheme(s.model.source) in ("hf", "job"),
+        "models come from s3:// or pvc:// in this version",
+    ),
+    Check(
+        "model.task",
+        lambda s: s.model.task != "text-generation",
+        "only text-generation is trained in this version",
+    ),
+    Check(
+        "model.credentials",
+        lambda s: s.model.credentials is not None,
+        "hub credentials go with hf:// sources, which this version does not read",
+    ),
+    Check(
+        "data.credentials",
+        lambda s: s.data.credentials is not None,
+        "hub credentials go with hf:// sources, which this version does not read",
+    ),
+    Check(
+        "data.format",
+        lambda s: s.data.format not in ("Auto", "Messages", "PromptCompletion", "Text"),
+        "rows are Messages, PromptCompletion or Text in this version",
+    ),
+    Check("data.columns", lambda s: bool(s.data.columns), "columns cannot be mapped yet"),
+    Check("data.packing", lambda s: s.data.packing == "Enabled", "rows cannot be packed yet"),
+    Check("method.type", lambda s: s.method.type != "SFT", "only SFT is trained in this version"),
+    Check(
+        "tuning.type",
+        lambda s: s.tuning.type not in ("Full", "LoRA"),
+        "tuning is Full or LoRA in this version",
+    ),
+    Check(
+        "tuning.lora.variant",
+        lambda s: s.tuning.lora is not None and s.tuning.lora.variant != "Standard",
+        "only the Standard variant is trained in this version",
+    ),
+    Check(
+        "tuning.lora.learningRateRatio",
+        lambda s: s.tuning.lora is not None and s.tuning.lora.learning_rate_ratio is not None,
+        "LoRA+ is not there yet",
+    ),
+    Check(
+        "training.optimizer",
+        lambda s: s.training.optimizer not in (AUTO, "AdamW"),
+        "the optimizer is AdamW in this version",
+    ),
+    Check(
+        "training.precision",
+        lambda s: s.training.precision == "Float16",
+        "Float16 needs loss scaling, which is not there yet; use BFloat16 or Float32",
+    ),
+    Check(
+        "training.kernels",
+        lambda s: s.training.kernels == "Triton",
+        "there are no Triton kernels in this version; use Auto or Torch",
+    ),
+    Check(
+        "training.scheduler.type",
+        lambda s: s.training.scheduler.type == "WarmupStableDecay",
+        "use Cosine, Linear or Constant in this version",
+    ),
+    Check(
+        "training.earlyStopping",
+        lambda s: s.training.early_stopping is not None,
+        "training runs to its last step in this version",
+    ),
+    Check("training.extra", lambda s: bool(s.training.extra), "extra arguments are not read yet"),
+    Check("resources.nodes", lambda s: s.resources.nodes > 1, "one node in this version"),
+    Check(
+        "resources.gpusPerNode",
+        lambda s: s.resources.gpus_per_node > 1,
+        "one GPU (or the CPU, with 0) in this version",
+    ),
+    Check(
+        "distributed.strategy",
+        lambda s: s.distributed.strategy != AUTO,
+        "one process in this version; leave the strategy Auto",
+    ),
+    Check(
+        "distributed.offload",
+        lambda s: s.distributed.offload != "None",
+        "nothing is offloaded in this version",
+    ),
+    Check(
+        "checkpoints.everySteps",
+        lambda s: s.checkpoints.every_steps != AUTO,
+        "there are no checkpoints in this version; an interrupted job starts again",
+    ),
+    Check(
+        "checkpoints.keep",
+        lambda s: s.checkpoints.keep is not None,
+        "there are no checkpoints in this version",
+    ),
+    Check("output.merged", lambda s: s.output.merged, "merged weights are not published yet"),
+    Check(
+        "output.uri",
+        lambda s: _scheme(s.output.uri) == "pvc",
+        "the output goes to s3:// in this version",
+    ),
+    Check(
+        "scheduling.queueName",
+        lambda s: s.scheduling.queue_name is not None,
+        "queues are not there yet",
+    ),
+    Check(
+        "runPolicy.retries",
+        lambda s: s.run_policy.retries is not None,
+        "a failed attempt is not tried again in this version",
+    ),
+    Check(
+        "runPolicy.startupDeadlineSeconds",
+        lambda s: s.run_policy.startup_deadline_seconds is not None,
+        "use activeDeadlineSeconds in this version",
+    ),
+    Check(
+        "runPolicy.ttlSecondsAfterFinished",
+        lambda s: s.run_policy.ttl_seconds_after_finished is not None,
+        "finished jobs stay until they are deleted in this version",
+    ),
+    Check(
+        "tracking.mlflow",
+        lambda s: s.tracking is not None and s.tracking.mlflow is not None,
+        "only TensorBoard files are written in this version",
+    ),
+    Check(
+        "tracking.wandb",
+        lambda s: s.tracking is not None and s.tracking.wandb is not None,
+        "only TensorBoard files are written in this version",
+    ),
+)
+
+
+def unsupported(spec: FineTuneJobSpec) -> list[Unsupported]:
+    """Every field of the spec that asks for more than this version can do, in order."""
+    found = [Unsupported(c.path, c.sentence) for c in CHECKS if c.asked(spec)]
+    return [*found, *_unsupported_sources(spec)]
+
+
+def _unsupported_sources(spec: FineTuneJobSpec) -> Iterator[Unsupported]:
+    for path, source in _sources(spec):
+        if _scheme(source.source) in ("hf", "job"):
+            yield Unsupported(f"{path}.source", "data comes from s3:// or pvc:// in this version")
+        if source.weight != 1:
+            yield Unsupported(f"{path}.weight", "sources cannot be weighted yet")
+        if source.split is not None or source.subset is not None:
+            yield Unsupported(
+                path, "split and subset go with hf:// sources, which are not read yet"
+            )
+
+
+def _sources(spec: FineTuneJobSpec) -> Iterator[tuple[str, Any]]:
+    for index, source in enumerate(spec.data.train):
+        yield f"data.train[{index}]", source
+    evaluation = spec.data.evaluation
+    for index, source in enumerate(evaluation.sources or () if evaluation else ()):
+        yield f"data.evaluation.sources[{index}]", source

@@ -1,0 +1,269 @@
+"""Condition types and reasons: every word that a FineTuneJob's status may say, with its meaning.
+
+The operator and the trainer take reasons from here only, so that each has one meaning, one hint
+and one page in `docs/runbooks/`. `finetune_api.reference` prints this table.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ConditionType(StrEnum):
+    """Types of the conditions in `status.conditions`."""
+
+    ACCEPTED = "Accepted"
+    ADMITTED = "Admitted"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+    OUTPUT_VERIFIED = "OutputVerified"
+
+
+CONDITION_MEANINGS: dict[ConditionType, str] = {
+    ConditionType.ACCEPTED: "The spec was read and can be carried out by this version.",
+    ConditionType.ADMITTED: "A queue has granted the resources (only with a queue).",
+    ConditionType.RUNNING: "All pods of the current attempt run.",
+    ConditionType.SUSPENDED: "The job holds no resources because `spec.suspend` is set.",
+    ConditionType.COMPLETE: "The job has ended and its verified output is published. Final.",
+    ConditionType.FAILED: "The job has ended without an output. Final.",
+    ConditionType.OUTPUT_VERIFIED: "The output was opened again from storage and gave the same logits.",
+}
+
+
+class FailureClass(StrEnum):
+    """What kind of failure a reason stands for; it decides whether a retry can help."""
+
+    NONE = "None"
+    USER_ERROR = "UserError"
+    INFRASTRUCTURE = "Infrastructure"
+    OUT_OF_MEMORY = "OutOfMemory"
+    DIVERGED = "Diverged"
+    DISRUPTION = "Disruption"
+    INTERNAL = "Internal"
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a reason says, for the user."""
+
+    failure: FailureClass
+    text: str
+    hint: str = ""
+
+
+class Reason(StrEnum):
+    """Reasons of conditions, attempts and failures. One CamelCase word each."""
+
+    # The usual course.
+    SPEC_ACCEPTED = "SpecAccepted"
+    JOB_CREATED = "JobCreated"
+    PODS_PENDING = "PodsPending"
+    PODS_RUNNING = "PodsRunning"
+    NOT_SUSPENDED = "NotSuspended"
+    SUSPENDED_BY_USER = "SuspendedByUser"
+    OUTPUT_PUBLISHED = "OutputPublished"
+    LOGITS_MATCH = "LogitsMatch"
+    ENDED = "Ended"
+    # The user can mend these.
+    INVALID_SPEC = "InvalidSpec"
+    NOT_IMPLEMENTED = "NotImplemented"
+    NAME_CONFLICT = "NameConflict"
+    DATA_NOT_FOUND = "DataNotFound"
+    DATA_EMPTY = "DataEmpty"
+    DATA_INVALID = "DataInvalid"
+    DATA_FORMAT_UNKNOWN = "DataFormatUnknown"
+    NO_SUPERVISED_TOKENS = "NoSupervisedTokens"
+    CHAT_TEMPLATE_ERROR = "ChatTemplateError"
+    MODEL_NOT_FOUND = "ModelNotFound"
+    UNSAFE_WEIGHTS = "UnsafeWeights"
+    CORRUPT_MODEL = "CorruptModel"
+    REMOTE_CODE_REFUSED = "RemoteCodeRefused"
+    UNSUPPORTED_MODEL = "UnsupportedModel"
+    TARGET_MODULES_NOT_FOUND = "TargetModulesNotFound"
+    BUCKET_NOT_FOUND = "BucketNotFound"
+    STORAGE_ACCESS_DENIED = "StorageAccessDenied"
+    STORAGE_CREDENTIALS_INVALID = "StorageCredentialsInvalid"
+    STORAGE_CREDENTIALS_MISSING = "StorageCredentialsMissing"
+    TLS_VERIFY_FAILED = "TLSVerifyFailed"
+    OUTPUT_CONFLICT = "OutputConflict"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    # The machine or the network.
+    STORAGE_UNAVAILABLE = "StorageUnavailable"
+    POD_LOST = "PodLost"
+    POD_CONFIG_ERROR = "PodConfigError"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    JOB_DELETED = "JobDeleted"
+    PREEMPTED = "Preempted"
+    DISK_FULL = "DiskFull"
+    OUT_OF_MEMORY = "OutOfMemory"
+    # The run itself.
+    DIVERGED = "Diverged"
+    SANITY_CHECK_FAILED = "SanityCheckFailed"
+    OUTPUT_VERIFICATION_FAILED = "OutputVerificationFailed"
+    INTERNAL_ERROR = "InternalError"
+
+    @property
+    def meaning(self) -> Meaning:
+        """The class, the sentence and the hint of this reason."""
+        return MEANINGS[self]
+
+
+_NONE, _USER = FailureClass.NONE, FailureClass.USER_ERROR
+_INFRA, _INTERNAL = FailureClass.INFRASTRUCTURE, FailureClass.INTERNAL
+
+MEANINGS: dict[Reason, Meaning] = {
+    Reason.SPEC_ACCEPTED: Meaning(_NONE, "The spec can be carried out."),
+    Reason.JOB_CREATED: Meaning(_NONE, "The attempt's Job exists; its pods do not run yet."),
+    Reason.PODS_PENDING: Meaning(_NONE, "A pod of the attempt does not run yet."),
+    Reason.PODS_RUNNING: Meaning(_NONE, "All pods of the attempt run."),
+    Reason.NOT_SUSPENDED: Meaning(_NONE, "`spec.suspend` is not set."),
+    Reason.SUSPENDED_BY_USER: Meaning(_NONE, "`spec.suspend` is set; nothing runs."),
+    Reason.OUTPUT_PUBLISHED: Meaning(_NONE, "The manifest of the output is written."),
+    Reason.LOGITS_MATCH: Meaning(
+        _NONE, "The output, read back from storage, gives the trained logits."
+    ),
+    Reason.ENDED: Meaning(_NONE, "The job has ended."),
+    Reason.INVALID_SPEC: Meaning(
+        _USER, "The spec contradicts itself.", "Create a corrected job under another name."
+    ),
+    Reason.NOT_IMPLEMENTED: Meaning(
+        _USER,
+        "The spec asks for something that this version cannot do yet.",
+        "Leave the named field out, or install a version that has it.",
+    ),
+    Reason.NAME_CONFLICT: Meaning(
+        _USER,
+        "An object that this job needs exists already and belongs to somebody else.",
+        "Delete or rename that object, or create the job under another name.",
+    ),
+    Reason.DATA_NOT_FOUND: Meaning(
+        _USER, "A data source does not exist.", "Compare the URI with what lies in the bucket."
+    ),
+    Reason.DATA_EMPTY: Meaning(
+        _USER, "A data source has no rows.", "Check the file that was uploaded."
+    ),
+    Reason.DATA_INVALID: Meaning(
+        _USER, "A row cannot be read.", "Mend the file at the line that the message names."
+    ),
+    Reason.DATA_FORMAT_UNKNOWN: Meaning(
+        _USER,
+        "The columns fit none of the known formats, or not the declared one.",
+        "Set `data.format`, or rename the columns.",
+    ),
+    Reason.NO_SUPERVISED_TOKENS: Meaning(
+        _USER,
+        "Too many rows have no token that carries loss.",
+        "Raise `data.maxLength`, or check `data.loss` against the rows.",
+    ),
+    Reason.CHAT_TEMPLATE_ERROR: Meaning(
+        _USER,
+        "The chat template is absent or fails.",
+        "Set `data.chatTemplate`, or use prompt and completion columns.",
+    ),
+    Reason.MODEL_NOT_FOUND: Meaning(
+        _USER, "The model source does not exist.", "Compare `model.source` with what lies there."
+    ),
+    Reason.UNSAFE_WEIGHTS: Meaning(
+        _USER,
+        "The model has no safetensors weights; pickled weights can run code and are refused.",
+        "Convert it once with `save_pretrained(..., safe_serialization=True)` on a machine you trust.",
+    ),
+    Reason.CORRUPT_MODEL: Meaning(
+        _USER, "A file of the model is damaged or missing.", "Upload the model again."
+    ),
+    Reason.REMOTE_CODE_REFUSED: Meaning(
+        _USER,
+        "The model brings its own code, which is never run.",
+        "Use an architecture that transformers has.",
+    ),
+    Reason.UNSUPPORTED_MODEL: Meaning(
+        _USER,
+        "The architecture or the tokenizer cannot be used for this task.",
+        "Check `config.json` and the tokenizer files of the model.",
+    ),
+    Reason.TARGET_MODULES_NOT_FOUND: Meaning(
+        _USER,
+        "`tuning.lora.targets` matches no module of the model.",
+        "Take names from the list in the message, or `all-linear`.",
+    ),
+    Reason.BUCKET_NOT_FOUND: Meaning(
+        _USER, "The bucket does not exist.", "Create it, or correct the URI or the endpoint."
+    ),
+    Reason.STORAGE_ACCESS_DENIED: Meaning(
+        _USER,
+        "The credentials are valid but may not do this.",
+        "Grant the key read access to the inputs and write access to the output.",
+    ),
+    Reason.STORAGE_CREDENTIALS_INVALID: Meaning(
+        _USER,
+        "The store does not know the access key, or the secret key is wrong.",
+        "Correct the Secret named in `storage.credentials`.",
+    ),
+    Reason.STORAGE_CREDENTIALS_MISSING: Meaning(
+        _USER,
+        "No credentials for the store, or the Secret lacks a key.",
+        "The Secret needs `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.",
+    ),
+    Reason.TLS_VERIFY_FAILED: Meaning(
+        _USER,
+        "The store's certificate cannot be verified.",
+        "Give its authority in `storage.caBundle`.",
+    ),
+    Reason.OUTPUT_CONFLICT: Meaning(
+        _USER,
+        "Another job has published to this output; it is never overwritten.",
+        "Choose another `output.uri`, or remove the old output.",
+    ),
+    Reason.DEADLINE_EXCEEDED: Meaning(
+        _USER,
+        "The attempt took longer than `runPolicy.activeDeadlineSeconds`.",
+        "Raise the deadline.",
+    ),
+    Reason.STORAGE_UNAVAILABLE: Meaning(
+        _INFRA,
+        "The store did not answer within the retries.",
+        "Check the endpoint and the network.",
+    ),
+    Reason.POD_LOST: Meaning(
+        _INFRA, "A pod ended without a report.", "Look at the node and at the log tail."
+    ),
+    Reason.POD_CONFIG_ERROR: Meaning(
+        _USER,
+        "A pod cannot start because a Secret, ConfigMap or volume it names is missing.",
+        "Create the named object in the job's namespace; the pod then starts by itself.",
+    ),
+    Reason.IMAGE_PULL_FAILED: Meaning(
+        _INFRA, "The trainer image cannot be pulled.", "Check the image name and the pull secret."
+    ),
+    Reason.JOB_DELETED: Meaning(
+        FailureClass.DISRUPTION,
+        "Somebody deleted the attempt's Job.",
+        "Create the job again; delete the FineTuneJob itself to cancel one.",
+    ),
+    Reason.PREEMPTED: Meaning(
+        FailureClass.DISRUPTION, "The pods were told to stop.", "Create the job again."
+    ),
+    Reason.DISK_FULL: Meaning(_USER, "The scratch volume is full.", "Raise `resources.scratch`."),
+    Reason.OUT_OF_MEMORY: Meaning(
+        FailureClass.OUT_OF_MEMORY,
+        "Memory ran out, on the GPU or in the pod.",
+        "Lower `training.microBatchSize` or `data.maxLength`, or raise `resources.memory`.",
+    ),
+    Reason.DIVERGED: Meaning(
+        FailureClass.DIVERGED, "The loss is no longer a number.", "Lower `training.learningRate`."
+    ),
+    Reason.SANITY_CHECK_FAILED: Meaning(
+        _INTERNAL,
+        "A step did not do what it must, such as move the trainable weights.",
+        "Please report this with the log.",
+    ),
+    Reason.OUTPUT_VERIFICATION_FAILED: Meaning(
+        _INTERNAL,
+        "The output, read back from storage, differs from what was trained.",
+        "Please report this with the log; the output was not published.",
+    ),
+    Reason.INTERNAL_ERROR: Meaning(
+        _INTERNAL, "An error of ours.", "Please report this with the log tail."
+    ),
+}

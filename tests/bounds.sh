@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Unit tests of everything but the trainer, at both ends of what pyproject.toml allows: the lowest
+# direct dependencies on the oldest Python, the locked ones on the newest. Called by `make bounds`.
+set -euo pipefail
+uv=$1 cache=$2
+
+run() { # run PYTHON LOCK
+    local venv="$cache/bounds/$1-$(basename "$2" .txt)"
+    if ! "$uv" python find --no-python-downloads "$1" >/dev/null 2>&1; then
+        echo "not run: no Python $1 on this machine"
+        return
+    fi
+    "$uv" venv --quiet --clear --python "$1" "$venv"
+    "$uv" pip install --quiet --python "$venv/bin/python" --require-hashes -r "$2"
+    "$uv" pip install --quiet --python "$venv/bin/python" --no-deps .
+    echo "Python $1, $2"
+    "$venv/bin/pytest" -q -p no:cacheprovider tests/unit/api tests/unit/plan tests/unit/observe \
+        tests/unit/handlers tests/unit/cli
+}
+
+run 3.11 locks/lowest.txt
+run 3.13 locks/unit.txt

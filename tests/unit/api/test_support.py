@@ -1,0 +1,47 @@
+"""Fields without behaviour are named, every one, and supported specs pass."""
+
+import pytest
+
+from finetune_api.support import unsupported
+from finetune_api.v1alpha1 import FineTuneJobSpec
+from support.jobs import spec
+
+
+def found(changes: dict[str, object]) -> list[str]:
+    return [u.path for u in unsupported(FineTuneJobSpec.model_validate(spec(changes)))]
+
+
+def test_the_minimal_job_is_supported() -> None:
+    assert found({}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"model.source": "hf://org/name"}, "model.source"),
+        ({"model.task": "fill-mask"}, "model.task"),
+        ({"method.type": "DPO"}, "method.type"),
+        ({"tuning": {"type": "QLoRA", "quantization": {}}}, "tuning.type"),
+        ({"tuning": {"lora": {"variant": "DoRA"}}}, "tuning.lora.variant"),
+        ({"training.kernels": "Triton"}, "training.kernels"),
+        ({"data.packing": "Enabled"}, "data.packing"),
+        ({"data.train": [{"source": "job://first"}]}, "data.train[0].source"),
+        ({"data.train": [{"source": "s3://a/b", "weight": 2}]}, "data.train[0].weight"),
+        ({"resources.gpusPerNode": 2}, "resources.gpusPerNode"),
+        ({"resources.nodes": 2}, "resources.nodes"),
+        ({"checkpoints.everySteps": 10}, "checkpoints.everySteps"),
+        ({"output.merged": True}, "output.merged"),
+        ({"scheduling.queueName": "team"}, "scheduling.queueName"),
+        ({"runPolicy.retries": {}}, "runPolicy.retries"),
+        (
+            {"tracking": {"wandb": {"project": "p", "credentials": {"secretName": "s"}}}},
+            "tracking.wandb",
+        ),
+    ],
+)
+def test_a_field_without_behaviour_is_named(changes: dict[str, object], path: str) -> None:
+    assert found(changes) == [path]
+
+
+def test_all_findings_are_given_at_once() -> None:
+    assert found({"method.type": "DPO", "output.merged": True}) == ["method.type", "output.merged"]
