@@ -140,8 +140,25 @@ def only_with(block: str, kind: str, *, field: str = "type") -> Rule:
 
 AUTO: Literal["Auto"] = "Auto"
 
+
+def auto_or_between(field: str, lowest: int, highest: int) -> Rule:
+    """The rule of an `AutoOrCount` field, whose bounds the schema cannot carry beside a word."""
+    camel = to_camel(field)
+
+    def check(model: BaseModel) -> bool:
+        value = getattr(model, field)
+        return value == AUTO or bool(lowest <= value <= highest)
+
+    return Rule(
+        cel=f"type(self.{camel}) == string ? self.{camel} == 'Auto'"
+        f" : self.{camel} >= {lowest} && self.{camel} <= {highest}",
+        message=f"`{camel}` is `Auto` or a whole number from {lowest} to {highest}",
+        check=check,
+    )
+
+
 AutoOrCount = Annotated[int | Literal["Auto"], Kubernetes(int_or_string=True)]
-"""A whole number, or `Auto`: resolved when the job runs and shown in `status.resolved`."""
+"""A whole number, or `Auto`: resolved when the job runs. Give its bounds by `auto_or_between`."""
 
 DnsLabel = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 """A Kubernetes object name that is one DNS label."""

@@ -1,21 +1,21 @@
-"""One dev cluster for all tests of this folder: it holds the definition and nothing of ours runs."""
+"""One dev cluster for all tests of this folder: it serves the definition, and nothing of ours runs."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from devcluster.cluster import DevCluster
+from devcluster import DevCluster
+from devcluster.processes import strays
+from support import definition
 
-ROOT = Path(__file__).parents[2]
+SHELL = {"shell": ["/bin/sh", "-c"]}
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCluster]:
-    started = DevCluster.start(tmp_path_factory.mktemp("cluster"), images={})
-    try:
-        started.kubectl("apply", "-f", str(ROOT / "crds/finetunejobs.yaml"))
-        started.kubectl("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev")
+    state = tmp_path_factory.mktemp("cluster")
+    with DevCluster.start(state, images=SHELL, s3_buckets=["models"]) as started:
+        definition.install(started)
         yield started
-    finally:
         started.stop()
+        assert strays(state) == []

@@ -50,7 +50,7 @@ def test_the_api_server_judges_the_table(cluster: DevCluster, case: Case) -> Non
     [
         ("finetunejob.spec", "tuning"),
         ("finetunejob.spec.tuning.lora.rank", "Rank of the update."),
-        ("ftj.spec.method.type", "SFT, Reward, DPO"),
+        ("ftj.spec.method.type", "Distillation"),
         ("ftj.status.progress", "etaSeconds"),
     ],
 )

@@ -13,6 +13,7 @@ from finetune_api.meta import (
     Rule,
     SecretReference,
     SourceUri,
+    auto_or_between,
 )
 
 DataFormat = Literal[
@@ -70,14 +71,7 @@ class Evaluation(ApiModel):
 class Data(ApiModel):
     """The data, its format and its treatment."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="type(self.maxLength) == string ? self.maxLength == 'Auto' : "
-            "self.maxLength >= 8 && self.maxLength <= 1048576",
-            message="`maxLength` is `Auto` or a whole number from 8 to 1048576",
-            check=lambda d: d.max_length == AUTO or 8 <= d.max_length <= 1048576,
-        ),
-    )
+    rules: ClassVar[tuple[Rule, ...]] = (auto_or_between("max_length", 8, 1048576),)
 
     train: Annotated[list[DataSource], Field(min_length=1, max_length=32), Kubernetes("atomic")]
     """Sources of training rows."""

@@ -14,6 +14,7 @@ from finetune_api.meta import (
     OutputUri,
     Rule,
     SecretReference,
+    auto_or_between,
     unchanged,
 )
 
@@ -22,11 +23,7 @@ class Checkpoints(ApiModel):
     """How often the run is saved, for a resume after a kill."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="type(self.everySteps) == string ? self.everySteps == 'Auto' : self.everySteps >= 1",
-            message="`everySteps` is `Auto` or a whole number from 1",
-            check=lambda c: c.every_steps == AUTO or c.every_steps >= 1,
-        ),
+        auto_or_between("every_steps", 1, 100000000),
         *unchanged("everySteps"),
     )
 

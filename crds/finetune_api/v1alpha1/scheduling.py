@@ -18,6 +18,7 @@ from finetune_api.meta import (
     LabelKey,
     LabelValue,
     Rule,
+    auto_or_between,
     unchanged,
 )
 
@@ -202,15 +203,12 @@ class RunPolicy(ApiModel):
     """What happens around the run."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="type(self.terminationGracePeriodSeconds) == string ? "
-            "self.terminationGracePeriodSeconds == 'Auto' : "
-            "self.terminationGracePeriodSeconds >= 0 && self.terminationGracePeriodSeconds <= 86400",
-            message="`terminationGracePeriodSeconds` is `Auto` or a whole number from 0 to 86400",
-            check=lambda p: (
-                p.termination_grace_period_seconds == AUTO
-                or 0 <= p.termination_grace_period_seconds <= 86400
-            ),
+        auto_or_between("termination_grace_period_seconds", 0, 86400),
+        *unchanged(
+            "retries",
+            "activeDeadlineSeconds",
+            "startupDeadlineSeconds",
+            "terminationGracePeriodSeconds",
         ),
     )
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from finetune_api.meta import AUTO, ApiModel, AutoOrCount, Rule
+from finetune_api.meta import AUTO, ApiModel, AutoOrCount, Rule, auto_or_between
 
 Steps = Annotated[int, Field(ge=1, le=100_000_000)]
 
@@ -50,18 +50,8 @@ class Training(ApiModel):
             message="give at most one of `epochs` and `maxSteps`",
             check=lambda t: t.epochs is None or t.max_steps is None,
         ),
-        Rule(
-            cel="type(self.batchSize) == string ? self.batchSize == 'Auto' : "
-            "self.batchSize >= 1 && self.batchSize <= 1048576",
-            message="`batchSize` is `Auto` or a whole number from 1 to 1048576",
-            check=lambda t: t.batch_size == AUTO or 1 <= t.batch_size <= 1048576,
-        ),
-        Rule(
-            cel="type(self.microBatchSize) == string ? self.microBatchSize == 'Auto' : "
-            "self.microBatchSize >= 1 && self.microBatchSize <= 65536",
-            message="`microBatchSize` is `Auto` or a whole number from 1 to 65536",
-            check=lambda t: t.micro_batch_size == AUTO or 1 <= t.micro_batch_size <= 65536,
-        ),
+        auto_or_between("batch_size", 1, 1048576),
+        auto_or_between("micro_batch_size", 1, 65536),
     )
 
     epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
