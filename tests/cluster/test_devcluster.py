@@ -10,7 +10,6 @@ import pytest
 from devcluster import DevCluster, DevClusterError
 from devcluster.processes import strays
 
-
 SHELL = {"shell": ["/bin/sh", "-c"]}
 
 
