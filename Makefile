@@ -81,6 +81,8 @@ locks: $(UV) ## resolve the exact versions of every role anew
 	$(COMPILE) --extra operator -c locks/dev.txt -o locks/operator.txt
 	$(COMPILE) --extra trainer -c locks/dev.txt -o locks/trainer.txt
 	$(COMPILE) --extra operator --extra cli --group unit -c locks/dev.txt -o locks/unit.txt
+	echo 'hatchling>=1.27' | $(UV) pip compile --quiet --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header -c locks/dev.txt - -o locks/build.txt
 	$(COMPILE) --extra operator --extra cli --group unit --resolution lowest-direct -o locks/lowest.txt
 
 clean: ## remove what was built in the tree

@@ -7,7 +7,15 @@
 import copy
 from typing import Any
 
-ABSENT = object()
+
+class _Absent:
+    """Survives copying, unlike a bare object."""
+
+    def __deepcopy__(self, memo: object) -> "_Absent":
+        return self
+
+
+ABSENT = _Absent()
 
 MINIMAL_SPEC: dict[str, Any] = {
     "model": {"source": "s3://models/base"},
@@ -32,7 +40,7 @@ def manifest(
 def spec(changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """The minimal spec with `changes` at dotted paths."""
     result = copy.deepcopy(MINIMAL_SPEC)
-    for path, value in (changes or {}).items():
+    for path, value in copy.deepcopy(changes or {}).items():
         _set(result, path.split("."), value)
     return result
 

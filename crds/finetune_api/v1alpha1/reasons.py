@@ -93,6 +93,7 @@ class Reason(StrEnum):
     POD_LOST = "PodLost"
     POD_CONFIG_ERROR = "PodConfigError"
     IMAGE_PULL_FAILED = "ImagePullFailed"
+    GPU_NOT_FOUND = "GPUNotFound"
     JOB_DELETED = "JobDeleted"
     PREEMPTED = "Preempted"
     DISK_FULL = "DiskFull"
@@ -235,6 +236,12 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.IMAGE_PULL_FAILED: Meaning(
         _INFRA, "The trainer image cannot be pulled.", "Check the image name and the pull secret."
+    ),
+    Reason.GPU_NOT_FOUND: Meaning(
+        _INFRA,
+        "The job asks for a GPU, but its container sees none.",
+        "Check the node's driver and `scheduling.runtimeClassName`; `resources.gpusPerNode: 0` "
+        "trains on the CPU.",
     ),
     Reason.JOB_DELETED: Meaning(
         FailureClass.DISRUPTION,

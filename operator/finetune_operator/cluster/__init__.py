@@ -1,0 +1,1 @@
+"""All that speaks HTTP: the client of the API server, and Kubernetes events."""

@@ -1,0 +1,1 @@
+"""From cluster objects, logs and termination messages to frozen facts. Pure; nothing here decides."""

@@ -1,0 +1,165 @@
+"""What is known of one FineTuneJob and its children, as frozen values.
+
+Made by `observe.jobs` and `observe.pods` from watch events and reads, kept by the store, and read by
+`plan.decide`. Only what a decision needs is kept, since thousands of jobs lie in memory.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from finetune_api.v1alpha1.reasons import ConditionType
+from finetune_api.v1alpha1.status import FineTuneJobStatus, Plan, Progress, Resolved
+
+
+class Key(NamedTuple):
+    """Namespace and name of a FineTuneJob."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """A FineTuneJob. The spec of an ended one is left out, for nothing reads it any more."""
+
+    key: Key
+    uid: str
+    generation: int
+    resource_version: int
+    spec: Mapping[str, Any]
+    status: FineTuneJobStatus
+    deleting: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its name, as children have one."""
+        return self.key.name
+
+    @property
+    def ended(self) -> bool:
+        """Whether a final condition stands."""
+        return is_final(self.status)
+
+    @property
+    def suspend(self) -> bool:
+        """Whether the user wants it to hold no resources."""
+        return self.spec.get("suspend") is True
+
+
+def is_final(status: FineTuneJobStatus) -> bool:
+    """Whether Complete or Failed is True: such a status is never changed again."""
+    final = (ConditionType.COMPLETE, ConditionType.FAILED)
+    return any(c.type in final and c.status == "True" for c in status.conditions or ())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A condition of a child Job that is True."""
+
+    reason: str
+    message: str
+    time: datetime | None
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The controlling owner of a child."""
+
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class ChildJob:
+    """The batch Job of an attempt."""
+
+    key: Key
+    name: str
+    uid: str
+    resource_version: int
+    owner: Owner | None
+    attempt: int
+    created: datetime | None = None
+    deleting: bool = False
+    complete: Outcome | None = None
+    failed: Outcome | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a container ended."""
+
+    exit_code: int
+    reason: str
+    message: str
+    finished: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A trainer pod.
+
+    Attributes:
+        deletion: When it was, or will be, killed after a deletion request; None without a request.
+        unschedulable: The scheduler's message, if it found no node.
+        waiting: Reason and message of a trainer container that does not run yet.
+        disruption: What Kubernetes said when it told the pod to go.
+    """
+
+    key: Key
+    name: str
+    uid: str
+    resource_version: int
+    job_uid: str
+    index: int
+    phase: str = "Pending"
+    reason: str = ""
+    message: str = ""
+    node: str | None = None
+    created: datetime | None = None
+    deletion: datetime | None = None
+    unschedulable: str | None = None
+    waiting: tuple[str, str] | None = None
+    running: bool = False
+    ended: Ended | None = None
+    disruption: str | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended and will not run again."""
+        return self.phase in ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What the end of a pod's log says."""
+
+    progress: Progress | None = None
+    resolved: tuple[Resolved, ...] | None = None
+    plan: Plan | None = None
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that one decision is made from.
+
+    Attributes:
+        pods: The pods of this child, by index.
+        obstacle: What keeps the job from going on, in the words of the API server or of a
+            component's event; None if nothing is known.
+        confirmed: Whether the facts were just read from the API server, not from the store.
+    """
+
+    job: JobFacts
+    child: ChildJob | None = None
+    pods: tuple[Pod, ...] = ()
+    tail: Tail = field(default_factory=Tail)
+    obstacle: str | None = None
+    confirmed: bool = False

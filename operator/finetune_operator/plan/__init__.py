@@ -1,0 +1,1 @@
+"""From facts to what the cluster should hold: manifests, the next step, the status. Pure."""

@@ -1,0 +1,55 @@
+"""Names and labels of the children of a FineTuneJob.
+
+Deterministic, so that an operator that was killed between two writes finds what it made.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_api.meta import API_VERSION
+from finetune_api.v1alpha1.job import NAMES
+from finetune_operator.observe.facts import JobFacts
+from finetune_operator.observe.jobs import JOB_LABEL
+
+FIELD_MANAGER = "finetune-operator"
+SELECTOR = JOB_LABEL
+ATTEMPT_LABEL = "finetune.dev/attempt"
+
+
+def job_name(name: str, attempt: int) -> str:
+    """Name of an attempt's Job."""
+    return f"{name}-{attempt}"
+
+
+def child_name(job: JobFacts) -> str:
+    """Name of the newest attempt's Job, or of the first one to come."""
+    attempts = job.status.attempts
+    return job_name(job.name, attempts[-1].number if attempts else 1)
+
+
+def service_name(name: str) -> str:
+    """Name of the headless Service of a job with more than one node."""
+    return name
+
+
+def labels(name: str, attempt: int) -> dict[str, str]:
+    """Labels of every child."""
+    return {
+        "app.kubernetes.io/name": "finetune-trainer",
+        "app.kubernetes.io/instance": name,
+        "app.kubernetes.io/managed-by": FIELD_MANAGER,
+        JOB_LABEL: name,
+        ATTEMPT_LABEL: str(attempt),
+    }
+
+
+def owner_reference(job: JobFacts) -> Mapping[str, Any]:
+    """The reference by which the garbage collector removes children with their FineTuneJob."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": NAMES["kind"],
+        "name": job.key.name,
+        "uid": job.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }

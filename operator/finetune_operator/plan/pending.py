@@ -1,0 +1,93 @@
+"""Why the pods of an attempt do not run yet, in Kubernetes' own words.
+
+Called by `plan.decide`. None of this is final: a missing Secret may be created, an image pushed.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from finetune_api.v1alpha1.reasons import ConditionType, Reason
+from finetune_operator.observe.facts import ChildJob, Facts, Pod
+from finetune_operator.plan.decision import Subject
+from finetune_operator.plan.status import Statement
+
+# Most pods start sooner; asking for events earlier would cost every job a request.
+STALLED_AFTER = timedelta(seconds=15)
+ASK_SECONDS = 60.0
+IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+MOUNT_REASONS = ("FailedMount", "FailedAttachVolume")
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """An object that does not go on, and does not say why."""
+
+    subject: Subject
+    since: datetime
+
+    def is_due(self, now: datetime) -> bool:
+        """Whether it has waited for so long that its events are worth a request."""
+        return now - self.since >= STALLED_AFTER
+
+    def next_look(self, now: datetime) -> float:
+        """Seconds until its events are worth a request, or worth another one."""
+        left = (self.since + STALLED_AFTER - now).total_seconds()
+        return left + 1 if left > 0 else ASK_SECONDS
+
+
+def unexplained(facts: Facts, child: ChildJob) -> Waiting | None:
+    """The pod, or the Job without pods, whose events may say why nothing runs."""
+    if not facts.pods:
+        return (
+            Waiting(Subject("Job", child.name, child.uid), child.created) if child.created else None
+        )
+    for pod in facts.pods:
+        if _is_waiting(pod) and _of_pod(pod, None)[0] is None and pod.created:
+            return Waiting(Subject("Pod", pod.name, pod.uid), pod.created)
+    return None
+
+
+def pending(facts: Facts) -> Statement:
+    """The condition Running=False with the best explanation there is."""
+    for pod in facts.pods:
+        reason, message = _of_pod(pod, facts.obstacle) if _is_waiting(pod) else (None, "")
+        if reason is not None:
+            return _not_running(reason, _stable(facts, reason, f"pod {pod.name}: {message}"))
+    if not facts.pods and facts.obstacle:
+        return _not_running(Reason.PODS_PENDING, f"no pod could be created: {facts.obstacle}")
+    return _not_running(Reason.JOB_CREATED)
+
+
+def _is_waiting(pod: Pod) -> bool:
+    return not pod.over and (not pod.running or pod.deletion is not None)
+
+
+def _of_pod(pod: Pod, obstacle: str | None) -> tuple[Reason | None, str]:
+    if pod.deletion is not None:
+        return Reason.PODS_PENDING, "it was told to stop"
+    if pod.unschedulable is not None:
+        return Reason.PODS_PENDING, pod.unschedulable
+    why, message = pod.waiting or ("", "")
+    if why in IMAGE_REASONS:
+        return Reason.IMAGE_PULL_FAILED, f"{why}: {message}"
+    if why in CONFIG_REASONS or why in MOUNT_REASONS:
+        return Reason.POD_CONFIG_ERROR, f"{why}: {message}"
+    if obstacle is None:
+        return None, ""
+    mount = obstacle.startswith(MOUNT_REASONS)
+    return Reason.POD_CONFIG_ERROR if mount else Reason.PODS_PENDING, obstacle
+
+
+def _not_running(reason: Reason, message: str = "") -> Statement:
+    return Statement(ConditionType.RUNNING, False, reason, message)
+
+
+def _stable(facts: Facts, reason: Reason, message: str) -> str:
+    """The old message while an image pull backs off: the kubelet's two messages alternate."""
+    if reason != Reason.IMAGE_PULL_FAILED or "ImagePullBackOff" not in message:
+        return message
+    for condition in facts.job.status.conditions or ():
+        if condition.type == ConditionType.RUNNING and condition.reason == reason:
+            return condition.message
+    return message

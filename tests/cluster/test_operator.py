@@ -1,0 +1,245 @@
+"""The operator against a real API server, Job controller and process node; only the trainer is a fake.
+
+The fake speaks the trainer's contract and trains nothing, so that every ending can be had in
+seconds. Rights and settings are those of the chart. See `tests/e2e` for the real trainer.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_operator.cluster.client import Client
+from finetune_operator.cluster.transport import Request, Transport
+from finetune_operator.controller import Controller
+from finetune_operator.handlers.login import connect
+from finetune_operator.observe.facts import Key
+from finetune_operator.settings import Settings
+from support.jobs import manifest
+from support.stack import Stack
+from support.tenant import Tenant, conditions, until
+
+FAKE = [sys.executable, str(Path(__file__).parents[1] / "support/fake_trainer.py")]
+FAST = {"FINETUNE_OPERATOR_STATUS_INTERVAL_SECONDS": "1"}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("operator")
+    with Stack.start(folder, buckets=("models",), images={"finetune-trainer": FAKE}) as started:
+        started.apply_definition()
+        started.install()
+        started.create_tenant("team")
+        yield started
+
+
+@pytest.fixture
+def tenant(stack: Stack) -> Iterator[Tenant]:
+    stack.start_operator(FAST)
+    yield Tenant(stack, "team")
+    stack.kill_operator()
+
+
+def apply(stack: Stack, name: str, behaviour: str, **changes: Any) -> None:
+    uri = {"output.uri": f"s3://models/{behaviour}"}
+    body = manifest(name, {**uri, **changes}, namespace="team")
+    stack.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+
+
+def running(tenant: Tenant, name: str) -> tuple[str, str]:
+    for condition in tenant.status(name).get("conditions", ()):
+        if condition["type"] == "Running":
+            return condition["reason"], condition["message"]
+    return "", ""
+
+
+def test_a_life_costs_few_writes_and_a_restart_none(stack: Stack, tenant: Tenant) -> None:
+    mark = stack.cluster.audit.mark()
+    apply(stack, "life", "publishes-0.1")
+    started = time.monotonic()
+    until(lambda: tenant.children("jobs", "life") or None)
+    # kubectl's own start is in it; the operator takes some ten milliseconds.
+    assert time.monotonic() - started < 2
+    status = tenant.wait("life", "Complete", 60)
+    assert status["state"] == "Complete"
+    assert status["output"]["uri"] == "s3://models/output"
+    assert (status["evaluation"]["lossBefore"], status["progress"]["step"]) == ("4.0", 4)
+    writes = stack.operator_writes(mark)
+    by_kind = [write.resource for write in writes]
+    assert by_kind.count("jobs") == 1
+    assert by_kind.count("events") == 2
+    # Starting, Running, at most two of progress within 0.4 s, Complete.
+    assert by_kind.count("finetunejobs") <= 5, writes
+    apply(stack, "held", "hangs")
+    tenant.wait("held", "Running", 60)
+    until(lambda: tenant.status("held").get("progress"))
+    time.sleep(2)
+    stack.kill_operator()
+    mark = stack.cluster.audit.mark()
+    stack.start_operator(FAST)
+    time.sleep(4)
+    assert stack.operator_writes(mark) == []
+    tenant.delete("held")
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason", "words"),
+    [
+        ("refuses", "DataNotFound", "does not exist"),
+        ("crashes", "InternalError", "ZeroDivisionError: a defect"),
+        ("silent", "InternalError", "no report"),
+        ("killed", "PodLost", "137"),
+        ("garbage", "InternalError", "exit code 1"),
+    ],
+)
+def test_every_ending_is_classified(
+    stack: Stack, tenant: Tenant, behaviour: str, reason: str, words: str
+) -> None:
+    apply(stack, behaviour, f"{behaviour}-0.1")
+    status = tenant.wait(behaviour, "Failed", 60)
+    assert status["failure"]["reason"] == reason
+    assert words in status["failure"]["message"]
+    assert status["failure"]["hint"]
+    assert "\x1b" not in json.dumps(status)
+    assert ("Warning", reason) in tenant.events(behaviour)
+
+
+def test_a_deleted_job_and_a_deleted_pod_fail_and_are_not_made_again(
+    stack: Stack, tenant: Tenant
+) -> None:
+    for name in ("job-gone", "pod-gone"):
+        apply(stack, name, "hangs")
+        tenant.wait(name, "Running", 60)
+    stack.cluster.kubectl("delete", "job", "job-gone-1", "-n", "team", "--wait=false")
+    [pod] = tenant.children("pods", "pod-gone")
+    stack.cluster.kubectl("delete", "pod", pod["metadata"]["name"], "-n", "team", "--wait=false")
+    assert tenant.wait("job-gone", "Failed", 60)["failure"]["reason"] == "JobDeleted"
+    assert tenant.wait("pod-gone", "Failed", 60)["failure"]["reason"] in ("PodLost", "Preempted")
+    time.sleep(2)
+    assert tenant.children("jobs", "job-gone") == []
+
+
+def test_a_job_of_somebody_else_is_left_alone(stack: Stack, tenant: Tenant) -> None:
+    stack.cluster.kubectl("create", "job", "theirs-1", "-n", "team", "--image=x", "--", "true")
+    show = ("--show-managed-fields", "theirs-1")
+    apply(stack, "theirs", "publishes")
+    assert tenant.wait("theirs", "Failed", 60)["failure"]["reason"] == "NameConflict"
+    after = tenant.get("job", *show)["metadata"]["managedFields"]
+    managers = {each["manager"] for each in after}
+    assert "kubectl-create" in managers
+    assert "finetune-operator" not in managers
+
+
+def test_a_deadline_ends_the_attempt(stack: Stack, tenant: Tenant) -> None:
+    apply(stack, "slow", "hangs", runPolicy={"activeDeadlineSeconds": 3})
+    assert tenant.wait("slow", "Failed", 60)["failure"]["reason"] == "DeadlineExceeded"
+
+
+def test_a_suspended_job_waits_and_goes_on(stack: Stack, tenant: Tenant) -> None:
+    apply(stack, "waits", "publishes-0.1", suspend=True)
+    tenant.wait("waits", "Suspended", 60)
+    assert tenant.children("jobs", "waits") == []
+    stack.cluster.kubectl(
+        "patch", "ftj", "waits", "-n", "team", "--type=merge", "-p", '{"spec":{"suspend":false}}'
+    )
+    assert conditions(tenant.wait("waits", "Complete", 60))["Suspended"] == "False"
+
+
+def test_a_quota_is_named_until_it_is_lifted(stack: Stack, tenant: Tenant) -> None:
+    kubectl = stack.cluster.kubectl
+    kubectl("create", "quota", "none", "-n", "team", "--hard=count/jobs.batch=0")
+    try:
+        apply(stack, "poor", "publishes-0.1")
+        until(lambda: "exceeded quota" in running(tenant, "poor")[1] or None, 60)
+    finally:
+        kubectl("delete", "quota", "none", "-n", "team")
+    tenant.wait("poor", "Complete", 60)
+
+
+def test_a_paused_api_server_is_outlived(stack: Stack, tenant: Tenant) -> None:
+    apply(stack, "patient", "publishes-2")
+    tenant.wait("patient", "Running", 60)
+    stack.kill_operator()
+    [server] = [each for each in stack.cluster.processes if each.name == "kube-apiserver"]
+    stack.start_operator(FAST)
+    server.signal(19)
+    time.sleep(12)
+    server.signal(18)
+    tenant.wait("patient", "Complete", 120)
+    assert stack.operator is not None
+    assert stack.operator.alive
+
+
+# -- kills between writes ----------------------------------------------------------------------
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL: the write was done, and nobody heard the answer."""
+
+
+class MortalTransport(Transport):
+    """Carries out `lives` writes, and dies of the last one."""
+
+    lives = sys.maxsize
+
+    async def send(self, request: Request) -> bytes:
+        answer = await super().send(request)
+        if request.method != "GET":
+            self.lives -= 1
+            if self.lives == 0:
+                raise KilledError
+        return answer
+
+
+async def run_until_killed(key: Key, lives: int) -> bool:
+    """A controller without watches, driven by its lists alone; True if it died of a write."""
+    transport = MortalTransport(connect)
+    transport.lives = lives
+    controller = Controller(Settings(trainer_image="finetune-trainer"), Client(transport), "test")
+    try:
+        async with asyncio.timeout(60):
+            while True:
+                await controller.resync()
+                await controller.reconciler.reconcile(key)
+                job = controller.store.job(key)
+                if job is not None and job.ended:
+                    return False
+                await asyncio.sleep(0.2)
+    except KilledError:
+        return True
+    finally:
+        await transport.close()
+
+
+@pytest.mark.parametrize("lives", [1, 2, 3, 4, 5, 0], ids=lambda n: f"after {n}" if n else "always")
+async def test_a_kill_after_any_write_changes_nothing(
+    stack: Stack, lives: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One kill after the n-th write, or one after every write: the job ends as without any."""
+    assert stack.account is not None
+    account = stack.cluster.kubeconfig_for_service_account(*vars(stack.account).values())
+    monkeypatch.setenv("KUBECONFIG", str(account))
+    mark, name = stack.cluster.audit.mark(), f"mortal-{lives}"
+    apply(stack, name, "publishes-0.3")
+    kills = 0
+    left = lives or 1
+    while await run_until_killed(Key("team", name), left):
+        kills += 1
+        left = sys.maxsize if lives else 1
+    assert kills == 1 if lives else kills >= 5
+    tenant = Tenant(stack, "team")
+    status = tenant.status(name)
+    assert status["state"] == "Complete"
+    assert [each["job"] for each in status["attempts"]] == [f"{name}-1"]
+    assert sorted(tenant.events(name)) == [("Normal", "JobCreated"), ("Normal", "OutputPublished")]
+    created = [
+        event for event in stack.cluster.audit.events(stack.account.user, mark)
+        if event["verb"] == "create" and event["responseStatus"]["code"] == 201
+    ]  # fmt: skip
+    # Each object was made once: the Job and two events.
+    assert len(created) == 3

@@ -1,0 +1,119 @@
+"""A stand-in for the trainer, for operator tests of faults only: it speaks the contract and trains nothing.
+
+A process node runs it in place of the trainer's image. What it does is the last part of the
+job's `output.uri`, such as `s3://models/crashes`; a number after a dash is its pace in seconds.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from finetune_api.records import ProgressRecord, Report, ResolvedRecord
+from finetune_api.run_file import TERMINATION_LOG, RunFile
+from finetune_api.v1alpha1.reasons import Reason
+from finetune_api.v1alpha1.status import Evaluation, OutputStatus, Plan, Progress, Resolved
+
+STEPS = 4
+
+
+def progress(step: int) -> Progress:
+    return Progress(
+        phase="Training", step=step, total_steps=STEPS, percent=100 * step // STEPS,
+        loss=f"{4 - step / 2:.3f}", eta="1s", eta_seconds=1,
+    )  # fmt: skip
+
+
+def train(pace: float) -> None:
+    resolved = [Resolved(field="training.batchSize", value="8", why="fits")]
+    print(ResolvedRecord(resolved=resolved, plan=Plan(rows=12)).to_line(), flush=True)
+    for step in range(1, STEPS + 1):
+        print(f"step {step} of {STEPS}", flush=True)
+        print(ProgressRecord(progress=progress(step)).to_line(), flush=True)
+        time.sleep(pace)
+
+
+def report(outcome: Report) -> int:
+    Path(os.environ[TERMINATION_LOG]).write_text(outcome.to_message())
+    return int(outcome.exit_code)
+
+
+def failed(reason: Reason, message: str) -> int:
+    return report(Report(outcome="Failed", reason=reason, message=message, hint="do otherwise"))
+
+
+def publishes(pace: float) -> int:
+    train(pace)
+    uri = "s3://models/output"
+    output = OutputStatus(
+        uri=uri, manifest=f"{uri}/manifest.json", manifest_digest="sha256:0", size_bytes=3
+    )
+    return report(
+        Report(
+            outcome="Complete", reason=Reason.OUTPUT_PUBLISHED, message=f"published {uri}",
+            progress=progress(STEPS), output=output,
+            evaluation=Evaluation(loss_before="4.0", loss_after="2.0"), plan=Plan(rows=12),
+        )
+    )  # fmt: skip
+
+
+def refuses(pace: float) -> int:
+    print("looking for data", flush=True)
+    time.sleep(pace)
+    return failed(Reason.DATA_NOT_FOUND, "s3://datasets/train.jsonl does not exist")
+
+
+def crashes(pace: float) -> int:
+    train(pace)
+    raise ZeroDivisionError("a defect")
+
+
+def ends_silently(pace: float) -> int:
+    time.sleep(pace)
+    return 0
+
+
+def is_killed(pace: float) -> int:
+    train(pace)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+def hangs(_pace: float) -> int:
+    print(ProgressRecord(progress=progress(1)).to_line(), flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(failed(Reason.PREEMPTED, "told to stop")))
+    time.sleep(3600)
+    return 0
+
+
+def speaks_garbage(pace: float) -> int:
+    print('{"record":"finetune.progress","progress":{"phase":"x","step":1' + "0" * 40 + "}}")
+    print("\x1b[2J\x1b]0;title\x07\x1b[31mred\x1b[0m \u202egnp.exe", flush=True)
+    time.sleep(pace)
+    Path(os.environ[TERMINATION_LOG]).write_text('{"outcome":"Complete","reason":"Nonsense"}')
+    return 1
+
+
+BEHAVIOURS: dict[str, Callable[[float], int]] = {
+    "publishes": publishes,
+    "refuses": refuses,
+    "crashes": crashes,
+    "silent": ends_silently,
+    "killed": is_killed,
+    "hangs": hangs,
+    "garbage": speaks_garbage,
+}
+
+
+def main(arguments: list[str]) -> int:
+    command, file = arguments
+    assert command == "run"
+    run = RunFile.model_validate_json(Path(file).read_text())
+    behaviour, _, pace = run.spec.output.uri.rpartition("/")[2].partition("-")
+    return BEHAVIOURS[behaviour](float(pace or "0.1"))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""The trainer: what happens on the GPU. It never talks to Kubernetes."""

@@ -1,0 +1,73 @@
+"""Our names for settings, translated to those of TRL and PEFT. The only place that knows theirs.
+
+A test compares every name with the fields of the installed classes, because they are renamed from
+release to release and an unknown one fails only when the pod has its GPU.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from finetune_api.v1alpha1.tuning import LoRA
+from finetune_trainer.resolve import Settings
+
+SCHEDULERS = {"Cosine": "cosine", "Linear": "linear", "Constant": "constant_with_warmup"}
+
+# Argument of SFTConfig -> its value.
+SFT_FROM_SETTINGS: dict[str, Callable[[Settings], Any]] = {
+    "per_device_train_batch_size": lambda s: s.micro_batch_size,
+    "gradient_accumulation_steps": lambda s: s.accumulation,
+    "max_steps": lambda s: s.total_steps,
+    "learning_rate": lambda s: s.learning_rate,
+    "weight_decay": lambda s: s.weight_decay,
+    "lr_scheduler_type": lambda s: SCHEDULERS[s.scheduler],
+    "warmup_steps": lambda s: s.warmup_steps,
+    "max_grad_norm": lambda s: s.max_gradient_norm,
+    "seed": lambda s: s.seed,
+    "bf16": lambda s: s.precision == "BFloat16",
+    "use_cpu": lambda s: s.device == "cpu",
+    "dataloader_pin_memory": lambda s: s.device != "cpu",
+    "gradient_checkpointing": lambda s: s.gradient_checkpointing,
+}
+
+# Arguments that are the same for every run.
+SFT_FIXED: dict[str, Any] = {
+    # Rows come tokenized, masked and cut.
+    "dataset_kwargs": {"skip_prepare_dataset": True},
+    "max_length": None,
+    "packing": False,
+    "loss_type": "nll",
+    # Rows of like length share a batch: less padding.
+    "train_sampling_strategy": "group_by_length",
+    "optim": "adamw_torch",
+    "fp16": False,
+    # The other kind loses gradients of adapters.
+    "gradient_checkpointing_kwargs": {"use_reentrant": False},
+    # Each step is looked at by our callback, which decides what is logged.
+    "logging_steps": 1,
+    "logging_nan_inf_filter": False,
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+# Argument of LoraConfig -> its value.
+LORA_FROM_SPEC: dict[str, Callable[[LoRA], Any]] = {
+    "r": lambda lora: lora.rank,
+    "lora_alpha": lambda lora: lora.alpha,
+    "lora_dropout": lambda lora: lora.dropout,
+}
+LORA_FIXED: dict[str, Any] = {"task_type": "CAUSAL_LM", "bias": "none"}
+
+
+def sft_arguments(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Keyword arguments of `trl.SFTConfig`; `folder` is where the trainer may write."""
+    chosen = {name: value(settings) for name, value in SFT_FROM_SETTINGS.items()}
+    return {**SFT_FIXED, **chosen, "output_dir": str(folder)}
+
+
+def lora_arguments(lora: LoRA, targets: list[str]) -> dict[str, Any]:
+    """Keyword arguments of `peft.LoraConfig`; `targets` are in PEFT's terms."""
+    chosen = {name: value(lora) for name, value in LORA_FROM_SPEC.items()}
+    return {**LORA_FIXED, **chosen, "target_modules": targets}

@@ -1,0 +1,127 @@
+"""From text to token rows: input ids, and labels that are -100 where no loss is taken.
+
+Used by `data.prepare`. Each row is tokenized once, as a whole; the tokenizer's character offsets tell
+which tokens lie in a trained stretch. A token that straddles the beginning of one belongs to the
+prompt. The last trained token is a turn terminator or the end-of-sequence token.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from finetune_api.v1alpha1.reasons import Reason
+from finetune_trainer.data.render import Rendered, Span
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.foreign import Tokenizer
+
+IGNORED = -100
+_BATCH = 512
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One row, ready to train on.
+
+    Attributes:
+        input_ids: Token ids.
+        labels: The same ids where loss is taken, -100 elsewhere. Of equal length.
+        origin: File and line.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    origin: str
+
+    @property
+    def supervised(self) -> int:
+        """Tokens that carry loss."""
+        return sum(label != IGNORED for label in self.labels)
+
+    def truncated(self, length: int) -> "TokenRow":
+        """The first `length` tokens."""
+        return TokenRow(self.input_ids[:length], self.labels[:length], self.origin)
+
+
+class Encoder:
+    """Tokenizes rendered rows with one tokenizer.
+
+    Raises:
+        TrainerError: UnsupportedModel if the tokenizer has no offsets or no end token.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            message = "the tokenizer does not tell character positions (it is not a fast one)"
+            hint = "Save the model with a `tokenizer.json`."
+            raise TrainerError(Reason.UNSUPPORTED_MODEL, message, hint)
+        if tokenizer.eos_token_id is None:
+            message = (
+                "the tokenizer has no end-of-sequence token, so the model could not learn to stop"
+            )
+            raise TrainerError(Reason.UNSUPPORTED_MODEL, message)
+        self._tokenizer = tokenizer
+        self._start = _start_ids(tokenizer)
+        self._terminators = {*tokenizer.added_tokens_decoder, tokenizer.eos_token_id}
+
+    def encode(self, rows: Sequence[Rendered]) -> Iterator[TokenRow]:
+        """Token rows, in order."""
+        for first in range(0, len(rows), _BATCH):
+            yield from self._batch(rows[first : first + _BATCH])
+
+    def _batch(self, rows: Sequence[Rendered]) -> Iterator[TokenRow]:
+        encoded = self._tokenizer(
+            [row.text for row in rows], add_special_tokens=False, return_offsets_mapping=True
+        )
+        for row, ids, offsets in zip(
+            rows, encoded["input_ids"], encoded["offset_mapping"], strict=True
+        ):
+            yield self._finish(row, list(ids), _labels(ids, offsets, row.spans))
+
+    def _finish(self, row: Rendered, ids: list[int], labels: list[int]) -> TokenRow:
+        if not row.templated and ids[: len(self._start)] != self._start:
+            ids = [*self._start, *ids]
+            labels = [IGNORED] * len(self._start) + labels
+        self._add_end(ids, labels, row)
+        self._refuse_double_start(ids, row)
+        if labels:
+            # Nothing comes before the first token that could predict it.
+            labels[0] = IGNORED
+        return TokenRow(ids, labels, row.origin)
+
+    def _add_end(self, ids: list[int], labels: list[int], row: Rendered) -> None:
+        if not row.spans:
+            return
+        last = max((i for i, label in enumerate(labels) if label != IGNORED), default=len(ids) - 1)
+        if last >= 0 and ids[last] in self._terminators and labels[last] != IGNORED:
+            return
+        # After the last trained turn comes nothing that the model should know about.
+        del ids[last + 1 :], labels[last + 1 :]
+        ids.append(self._tokenizer.eos_token_id)
+        labels.append(self._tokenizer.eos_token_id)
+
+    def _refuse_double_start(self, ids: list[int], row: Rendered) -> None:
+        start = self._tokenizer.bos_token_id
+        if start is not None and ids[:2] == [start, start]:
+            message = f"{row.origin}: the row begins with two {self._tokenizer.bos_token} tokens"
+            hint = "Remove the token from the rows or from the chat template."
+            raise TrainerError(Reason.CHAT_TEMPLATE_ERROR, message, hint)
+
+
+def _labels(
+    ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[Span]
+) -> list[int]:
+    labels = [IGNORED] * len(ids)
+    for span in spans:
+        for index, (start, end) in enumerate(offsets):
+            if span.start <= start < span.end and end > start:
+                labels[index] = ids[index]
+    return labels
+
+
+def _start_ids(tokenizer: Tokenizer) -> list[int]:
+    # What the tokenizer puts before plain text, mostly one token or none.
+    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    marked = list(tokenizer("a")["input_ids"])
+    for first in range(len(marked) - len(plain) + 1):
+        if marked[first : first + len(plain)] == plain:
+            return marked[:first]
+    return []

@@ -1,0 +1,54 @@
+"""Held-out loss: the mean over all supervised tokens, whatever the batches.
+
+Called by the recipe before and after training, and by its callback in between. It keeps no logits:
+TRL's fused head gives one log-probability a token.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from finetune_api.v1alpha1.reasons import Reason
+from finetune_trainer.batches import Collator
+from finetune_trainer.data.encode import TokenRow
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.foreign import CausalLM, Foreign
+from finetune_trainer.resolve import Settings
+
+
+def mean_loss(
+    model: CausalLM, rows: Sequence[TokenRow], settings: Settings, collator: Collator
+) -> float:
+    """Loss in nats a supervised token.
+
+    Args:
+        model: As TRL's trainer left it, with the fused head.
+        rows: Held-out rows, at least one.
+        settings: For batch size, device and precision.
+        collator: Makes the batches.
+
+    Raises:
+        TrainerError: Diverged if the loss is not a number.
+    """
+    ordered = sorted(rows, key=lambda row: len(row.input_ids), reverse=True)
+    size = settings.micro_batch_size
+    training = model.training
+    model.eval()
+    loss, tokens = 0.0, 0
+    with torch.no_grad(), autocast(settings):
+        for first in range(0, len(ordered), size):
+            batch = collator.of_rows(ordered[first : first + size], settings.device)
+            outputs = model(**batch, fused_lm_head=True)
+            loss -= float(outputs.log_probs.sum(dtype=torch.float64))
+            tokens += int(outputs.label_mask.sum())
+    model.train(training)
+    if not math.isfinite(loss):
+        raise TrainerError(Reason.DIVERGED, f"the held-out loss is {loss}")
+    return loss / tokens
+
+
+def autocast(settings: Settings) -> Foreign:
+    """Arithmetic in bfloat16 where that was chosen, as in training."""
+    enabled = settings.precision == "BFloat16"
+    return torch.autocast(settings.device, dtype=torch.bfloat16, enabled=enabled)

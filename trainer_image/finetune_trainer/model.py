@@ -1,0 +1,194 @@
+"""Loading tokenizer, configuration and weights of a causal language model from a local folder.
+
+Called by the recipes after `model_files` has passed the folder. Weights are loaded in the dtype that
+was asked for, never in another by default, and a tensor that is missing ends the run.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from finetune_api.v1alpha1.reasons import Reason
+from finetune_api.v1alpha1.status import Resolved
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.foreign import CausalLM, ModelConfig, Tokenizer
+from finetune_trainer.model_files import CONFIG, weight_files
+from finetune_trainer.resolve import Machine
+
+DTYPES = {"Float32": torch.float32, "BFloat16": torch.bfloat16}
+# A bar for each file tells nothing in a log.
+transformers_logging.disable_progress_bar()
+_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len")
+
+
+def machine(*, laptop: bool) -> Machine:
+    """The device that this process sees."""
+    if not torch.cuda.is_available():
+        return Machine("cpu", laptop=laptop)
+    return Machine("cuda", torch.cuda.get_device_name(0), torch.cuda.is_bf16_supported())
+
+
+def load_tokenizer(folder: Path, source: str, chat_template: str | None) -> Tokenizer:
+    """The tokenizer, with the spec's chat template in place of its own if there is one.
+
+    Raises:
+        TrainerError: UnsupportedModel.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        # Each tokenizer class fails in its own way on files that do not belong to it.
+        message = f"{source}: the tokenizer cannot be loaded: {_brief(error)}"
+        raise TrainerError(Reason.UNSUPPORTED_MODEL, message) from error
+    if chat_template:
+        tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def set_pad_token(tokenizer: Tokenizer) -> list[Resolved]:
+    """Give the tokenizer a pad token if it has none, and say which.
+
+    Padding never touches the loss: rows are masked by position. The token only matters to whoever
+    batches prompts at inference.
+    """
+    if tokenizer.pad_token_id is not None:
+        return []
+    spare = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    used = {tokenizer.eos_token, tokenizer.bos_token}
+    padding = [token for token in spare if token not in used and "pad" in token.lower()]
+    token = padding[0] if padding else tokenizer.eos_token
+    tokenizer.pad_token = token
+    why = (
+        "an unused special token"
+        if padding
+        else "the tokenizer has no spare token, so its end token"
+    )
+    return [Resolved(field="model.padToken", value=token, why=why)]
+
+
+def load_config(folder: Path, source: str) -> ModelConfig:
+    """The model's configuration, if it is of a causal language model that transformers has.
+
+    Raises:
+        TrainerError: UnsupportedModel.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        message = f"{source}/{CONFIG}: {_brief(error)}"
+        raise TrainerError(Reason.UNSUPPORTED_MODEL, message) from error
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    declared = json.loads((folder / CONFIG).read_text("utf-8")).get("architectures") or [known]
+    if known is None or known not in declared:
+        message = (
+            f"{source}/{CONFIG}: {declared[0]} is not a causal language model that is known here"
+        )
+        raise TrainerError(Reason.UNSUPPORTED_MODEL, message)
+    return config
+
+
+def position_limit(config: ModelConfig) -> int | None:
+    """Positions that the model was made for, or None if it names none."""
+    text = config.get_text_config()
+    limits = [getattr(text, name, None) for name in _LIMITS]
+    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The dtype of the weights on disk, by the first floating-point tensor."""
+    with safe_open(weight_files(folder)[0], framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            dtype = file.get_tensor(name).dtype
+            if dtype.is_floating_point:
+                return dtype
+    return torch.float32
+
+
+def check_weights(folder: Path, source: str) -> None:
+    """Open the header of every weight file.
+
+    Raises:
+        TrainerError: CorruptModel naming the file.
+    """
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                file.keys()
+        except (SafetensorError, OSError) as error:
+            message = f"{source}/{path.name}: {_brief(error)}"
+            raise TrainerError(Reason.CORRUPT_MODEL, message) from None
+
+
+def load_model(
+    folder: Path, source: str, config: ModelConfig, precision: str, device: str
+) -> CausalLM:
+    """The model with its weights.
+
+    Args:
+        folder: Local folder.
+        source: URI for messages.
+        config: From `load_config`.
+        precision: `Float32` or `BFloat16`: the dtype of the weights.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        TrainerError: CorruptModel if tensors are missing or have other shapes.
+    """
+    check_weights(folder, source)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=DTYPES[precision],
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (RuntimeError, ValueError, OSError, SafetensorError, KeyError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            raise
+        message = f"{source}: the weights cannot be loaded: {_brief(error)}"
+        raise TrainerError(Reason.CORRUPT_MODEL, message) from error
+    _refuse_missing(info, source)
+    # The cache of keys and values is for generation.
+    model.config.use_cache = False
+    return model.to(device)
+
+
+def check_vocabulary(tokenizer: Tokenizer, model: CausalLM, source: str) -> None:
+    """See that every token has an embedding.
+
+    Raises:
+        TrainerError: UnsupportedModel.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        message = (
+            f"{source}: the tokenizer has {len(tokenizer)} tokens, the model {rows} embeddings"
+        )
+        raise TrainerError(Reason.UNSUPPORTED_MODEL, message)
+
+
+def _refuse_missing(info: dict[str, Any], source: str) -> None:
+    missing = sorted(info.get("missing_keys") or ())
+    mismatched = sorted(str(key) for key in info.get("mismatched_keys") or ())
+    if missing or mismatched:
+        names = ", ".join((missing + mismatched)[:3])
+        message = (
+            f"{source}: {len(missing) + len(mismatched)} tensors are missing or misshapen: {names}"
+        )
+        raise TrainerError(Reason.CORRUPT_MODEL, message)
+
+
+def _brief(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]

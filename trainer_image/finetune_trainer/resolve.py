@@ -1,0 +1,256 @@
+"""Every `Auto` becomes a value here, with the reason: a pure function of the spec and of facts.
+
+Used by the recipes; the result is shown in `status.resolved` and kept in the manifest. Nothing is
+measured here and no library is asked.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+from finetune_api.meta import AUTO
+from finetune_api.v1alpha1.job import FineTuneJobSpec
+from finetune_api.v1alpha1.reasons import Reason
+from finetune_api.v1alpha1.status import Resolved
+from finetune_api.v1alpha1.training import Training
+from finetune_trainer.errors import TrainerError
+
+# Rows a step; larger batches cost LoRA quality, smaller ones speed.
+BATCH_CAP = 16
+STEPS_AN_EPOCH = 10
+MICRO_BATCH_CAP = 8
+# Tokens of one forward pass; activations grow with them.
+TOKENS_A_PASS = 16384
+MANY_ROWS = 10_000
+LOG_ENTRIES = 100
+LEARNING_RATES = {"LoRA": 2e-4, "Full": 1e-5}
+WEIGHT_DECAYS = {"LoRA": 0.0, "Full": 0.01}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the run finds.
+
+    Attributes:
+        device: `cuda` or `cpu`.
+        name: Name of the GPU; empty on the CPU.
+        bfloat16: Whether the GPU computes in bfloat16.
+        laptop: Whether the CPU may stand in for a GPU that is not there; in a pod it may not.
+    """
+
+    device: str
+    name: str = ""
+    bfloat16: bool = False
+    laptop: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run, with nothing left open.
+
+    Attributes:
+        precision: `Float32` or `BFloat16`: arithmetic of forward and backward pass.
+        weights: The same words: how the trained model's base weights are held.
+        warmup_steps: Steps in which the rate rises from zero.
+        log_every: Steps between log entries.
+        evaluate_every: Steps between evaluations in training; None for before and after only.
+    """
+
+    device: str
+    precision: str
+    weights: str
+    gradient_checkpointing: bool
+    max_length: int
+    batch_size: int
+    micro_batch_size: int
+    total_steps: int
+    learning_rate: float
+    weight_decay: float
+    scheduler: str
+    warmup_steps: int
+    max_gradient_norm: float
+    seed: int
+    log_every: int
+    evaluate_every: int | None
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes a step."""
+        return self.batch_size // self.micro_batch_size
+
+
+class _Notes:
+    """Collects what was chosen."""
+
+    def __init__(self) -> None:
+        self.list: list[Resolved] = []
+
+    def add(self, field: str, value: object, why: str) -> None:
+        self.list.append(Resolved(field=field, value=str(value), why=why))
+
+
+def resolve(
+    spec: FineTuneJobSpec, machine: Machine, rows: int, max_length: int
+) -> tuple[Settings, list[Resolved]]:
+    """The settings of a run.
+
+    Args:
+        spec: What is wanted.
+        machine: What there is.
+        rows: Training rows.
+        max_length: Longest row in tokens, from `data.length`.
+
+    Raises:
+        TrainerError: InvalidSpec for settings that contradict each other.
+    """
+    notes = _Notes()
+    training = spec.training
+    device = _device(spec, machine, notes)
+    precision = _precision(training, machine, device, notes)
+    batch = _batch_size(training, rows, notes)
+    total = _total_steps(training, rows, batch, notes)
+    settings = Settings(
+        device=device,
+        precision=precision,
+        weights=_weights(spec, precision, notes),
+        gradient_checkpointing=_checkpointing(training, device, notes),
+        max_length=max_length,
+        batch_size=batch,
+        micro_batch_size=_micro_batch_size(training, batch, max_length, notes),
+        total_steps=total,
+        learning_rate=_learning_rate(spec, notes),
+        weight_decay=_weight_decay(spec, notes),
+        scheduler=training.scheduler.type,
+        warmup_steps=_warmup_steps(training, total, notes),
+        max_gradient_norm=training.max_gradient_norm,
+        seed=training.seed,
+        log_every=_log_every(training, total, notes),
+        evaluate_every=training.evaluate_every_steps,
+    )
+    return settings, notes.list
+
+
+def _device(spec: FineTuneJobSpec, machine: Machine, notes: _Notes) -> str:
+    wanted = spec.resources.gpus_per_node > 0
+    if wanted and machine.device == "cuda":
+        notes.add("resources.gpusPerNode", machine.name, "the GPU that was found")
+        return "cuda"
+    if wanted and not machine.laptop:
+        wish = f"{spec.resources.gpus_per_node} {spec.resources.gpu_resource}"
+        raise TrainerError(Reason.GPU_NOT_FOUND, f"the job asks for {wish}, but torch sees no GPU")
+    if wanted:
+        notes.add("resources.gpusPerNode", 0, "no GPU is visible here: training on the CPU")
+    return "cpu"
+
+
+def _precision(training: Training, machine: Machine, device: str, notes: _Notes) -> str:
+    if training.precision != AUTO:
+        return training.precision
+    if device == "cuda" and machine.bfloat16:
+        notes.add("training.precision", "BFloat16", "the GPU computes in bfloat16")
+        return "BFloat16"
+    why = "on the CPU" if device == "cpu" else "this GPU has no bfloat16"
+    notes.add("training.precision", "Float32", why)
+    return "Float32"
+
+
+def _weights(spec: FineTuneJobSpec, precision: str, notes: _Notes) -> str:
+    if spec.tuning.type == "Full" and precision == "BFloat16":
+        why = "bfloat16 weights would round small updates away; the arithmetic is bfloat16"
+        notes.add("tuning.type", "Full, weights in Float32", why)
+        return "Float32"
+    return precision
+
+
+def _checkpointing(training: Training, device: str, notes: _Notes) -> bool:
+    if training.gradient_checkpointing != AUTO:
+        return training.gradient_checkpointing == "Enabled"
+    enabled = device == "cuda"
+    why = "saves GPU memory" if enabled else "on the CPU, time is scarcer than memory"
+    notes.add("training.gradientCheckpointing", "Enabled" if enabled else "Disabled", why)
+    return enabled
+
+
+def _batch_size(training: Training, rows: int, notes: _Notes) -> int:
+    if isinstance(training.batch_size, int):
+        return training.batch_size
+    limit = max(1, min(BATCH_CAP, rows // STEPS_AN_EPOCH))
+    batch = _power_of_two_up_to(limit)
+    why = "the usual size" if batch == BATCH_CAP else f"about ten steps an epoch from {rows} rows"
+    notes.add("training.batchSize", batch, why)
+    return batch
+
+
+def _micro_batch_size(training: Training, batch: int, max_length: int, notes: _Notes) -> int:
+    wanted = training.micro_batch_size
+    if isinstance(wanted, int):
+        if batch % wanted:
+            message = f"`training.microBatchSize` {wanted} does not divide the batch size {batch}"
+            raise TrainerError(Reason.INVALID_SPEC, message)
+        return wanted
+    limit = max(1, min(MICRO_BATCH_CAP, TOKENS_A_PASS // max_length))
+    micro = max(size for size in range(1, limit + 1) if batch % size == 0)
+    why = f"passes a step: {batch // micro}; at most {limit} rows of {max_length} tokens a pass"
+    notes.add("training.microBatchSize", micro, why)
+    return micro
+
+
+def _total_steps(training: Training, rows: int, batch: int, notes: _Notes) -> int:
+    if training.max_steps is not None:
+        return training.max_steps
+    epochs = training.epochs
+    if epochs is None:
+        epochs = 1 if rows > MANY_ROWS else 3
+        more = "more" if rows > MANY_ROWS else "no more"
+        notes.add("training.epochs", epochs, f"{rows} rows are {more} than {MANY_ROWS}")
+    steps = max(1, ceil(epochs * ceil(rows / batch)))
+    notes.add("training.maxSteps", steps, f"{epochs:g} epochs of {rows} rows in batches of {batch}")
+    return steps
+
+
+def _learning_rate(spec: FineTuneJobSpec, notes: _Notes) -> float:
+    if spec.training.learning_rate is not None:
+        return spec.training.learning_rate
+    rate = LEARNING_RATES[spec.tuning.type]
+    notes.add("training.learningRate", f"{rate:g}", f"usual for {spec.tuning.type} SFT")
+    return rate
+
+
+def _weight_decay(spec: FineTuneJobSpec, notes: _Notes) -> float:
+    if spec.training.weight_decay is not None:
+        return spec.training.weight_decay
+    decay = WEIGHT_DECAYS[spec.tuning.type]
+    notes.add("training.weightDecay", f"{decay:g}", f"usual for {spec.tuning.type}")
+    return decay
+
+
+def _warmup_steps(training: Training, total: int, notes: _Notes) -> int:
+    scheduler = training.scheduler
+    if scheduler.warmup_steps is not None:
+        if scheduler.warmup_steps >= total:
+            message = (
+                f"`training.scheduler.warmupSteps` is {scheduler.warmup_steps}, "
+                f"but there are only {total} steps"
+            )
+            raise TrainerError(Reason.INVALID_SPEC, message)
+        return scheduler.warmup_steps
+    ratio = scheduler.warmup_ratio
+    why = f"{ratio} of {total} steps"
+    if ratio is None:
+        ratio = 0.0 if scheduler.type == "Constant" else 0.1
+        why = f"{ratio:g} of {total} steps, usual for {scheduler.type}"
+    # The rate is zero in the first step of a warm-up, so one step must remain that learns.
+    steps = min(round(ratio * total), total - 1)
+    notes.add("training.scheduler.warmupSteps", steps, why)
+    return steps
+
+
+def _log_every(training: Training, total: int, notes: _Notes) -> int:
+    if training.log_every_steps is not None:
+        return training.log_every_steps
+    every = max(1, total // LOG_ENTRIES)
+    notes.add("training.logEverySteps", every, f"about {LOG_ENTRIES} entries in {total} steps")
+    return every
+
+
+def _power_of_two_up_to(limit: int) -> int:
+    return 1 << (limit.bit_length() - 1)

@@ -1,0 +1,78 @@
+"""The output folder on this machine: everything that will be published, but for the manifest.
+
+Called by the recipe after training. Full weights are stored in the dtype of the base model; they are
+rounded to it first, so that what is evaluated and verified is what is published.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from finetune_api.run_file import RunFile
+from finetune_api.v1alpha1.status import Evaluation, Plan, Resolved
+from finetune_trainer.foreign import CausalLM, Tokenizer
+from finetune_trainer.model_card import model_card
+
+GENERATION_CONFIG = "generation_config.json"
+
+
+def round_weights(model: CausalLM, dtype: torch.dtype) -> None:
+    """Round every weight to what `dtype` can hold; the weights keep their own dtype."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(dtype))
+
+
+def save_model(
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    base: Path,
+    folder: Path,
+    *,
+    full: bool,
+    dtype: torch.dtype,
+) -> None:
+    """Write weights, configuration and tokenizer.
+
+    Args:
+        model: The trained model: PEFT's, or the whole.
+        tokenizer: With the chat template that was trained on.
+        base: Local folder of the base model.
+        folder: Where to write.
+        full: Whether all weights were tuned.
+        dtype: Of the stored weights, for full tuning.
+    """
+    if full:
+        model.to(dtype).save_pretrained(folder)
+    else:
+        # The base keeps its embeddings, and PEFT would look on the hub whether to store them.
+        model.save_pretrained(folder, save_embedding_layers=False)
+        _sort_targets(folder / "adapter_config.json")
+        if (base / GENERATION_CONFIG).exists():
+            shutil.copyfile(base / GENERATION_CONFIG, folder / GENERATION_CONFIG)
+    tokenizer.save_pretrained(folder)
+
+
+def save_records(
+    folder: Path, run: RunFile, resolved: list[Resolved], plan: Plan, evaluation: Evaluation | None
+) -> None:
+    """Write what is known about the run: choices, evaluation, model card."""
+    choices = [choice.to_dict() for choice in resolved]
+    _write_json(folder / "resolved.json", {"resolved": choices, "plan": plan.to_dict()})
+    if evaluation:
+        _write_json(folder / "evaluation.json", evaluation.to_dict())
+    card = model_card(run, resolved, plan, evaluation)
+    (folder / "README.md").write_text(card, "utf-8")
+
+
+def _sort_targets(path: Path) -> None:
+    # PEFT keeps them in a set: equal runs would publish different files.
+    config = json.loads(path.read_text("utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])
+    _write_json(path, config)
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -1,0 +1,61 @@
+"""Storage: opens the place behind a URI, whatever its scheme.
+
+`inputs` opens what is read, `publish` where it is written. Only `storage.s3` and its neighbours know
+boto3, and only when there is an `s3://` URI.
+"""
+
+from functools import cached_property
+from pathlib import Path
+
+from finetune_api.v1alpha1.output import Storage as StorageSpec
+from finetune_api.v1alpha1.reasons import Reason
+from finetune_trainer.environment import Environment
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.foreign import S3Client
+from finetune_trainer.storage.local import LocalPlace
+from finetune_trainer.storage.place import Place, StoredFile
+from finetune_trainer.storage.uri import Uri
+
+__all__ = ["Place", "Storage", "StoredFile"]
+
+
+class Storage:
+    """The stores of one job."""
+
+    def __init__(self, spec: StorageSpec | None, environment: Environment) -> None:
+        self._spec = spec or StorageSpec()
+        self._environment = environment
+
+    def place(self, uri: str, missing: Reason) -> Place:
+        """The place at a URI; nothing is read yet.
+
+        Args:
+            uri: `s3://`, `pvc://` or `file://`.
+            missing: Reason of the failure when the place turns out to be absent.
+
+        Raises:
+            TrainerError: The credentials are not usable, or the volume is not mounted.
+        """
+        at = Uri.parse(uri)
+        if at.scheme == "s3":
+            from finetune_trainer.storage.s3 import S3Place
+
+            return S3Place(self._client, at, missing)
+        if at.scheme == "pvc":
+            root = self._volume(at)
+            return LocalPlace(uri.rstrip("/"), root / at.path, root, missing)
+        return LocalPlace(uri.rstrip("/"), Path("/") / at.path, None, missing)
+
+    def _volume(self, at: Uri) -> Path:
+        root = self._environment.volume(at.authority)
+        if root is None:
+            message = f"{at}: the volume claim {at.authority} is not mounted here"
+            hint = "On a laptop, set FINETUNE_VOLUME_<CLAIM> to a folder that stands for it."
+            raise TrainerError(Reason.INVALID_SPEC, message, hint)
+        return root
+
+    @cached_property
+    def _client(self) -> S3Client:
+        from finetune_trainer.storage.client import make_client
+
+        return make_client(self._spec, self._environment)

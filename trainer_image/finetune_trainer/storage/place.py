@@ -1,0 +1,69 @@
+"""What every kind of storage can do: a place is a folder (or one file) at a URI.
+
+Implemented by `storage.s3` and `storage.local`; used by `inputs`, `publish` and `verify`, which do
+not know which kind they hold.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a place.
+
+    Attributes:
+        name: Path below the place, with forward slashes; the base name if the place is one file.
+        size: Bytes.
+        location: Where it lies: the object's key, or the local path.
+    """
+
+    name: str
+    size: int
+    location: str
+
+
+class Place(Protocol):
+    """A folder, or one file, at a URI. All names are paths below it.
+
+    Every method raises `TrainerError` with a storage reason; the reason for an absent place is
+    given when the place is opened, because it depends on what was looked for.
+    """
+
+    @property
+    def uri(self) -> str:
+        """The URI, for messages and manifests."""
+        ...
+
+    def files(self) -> tuple[StoredFile, ...]:
+        """All files, sorted by name; never empty, an empty place counts as absent."""
+        ...
+
+    def fetch(self, files: Sequence[StoredFile], folder: Path) -> Path:
+        """Make files readable locally; returns the folder that holds them under their names.
+
+        That is `folder`, after a download, or the place itself where it is local already.
+        """
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """A small file's content, or None if there is none."""
+        ...
+
+    def put(self, source: Path, name: str) -> None:
+        """Store a local file, over any former one."""
+        ...
+
+    def put_new(self, name: str, content: bytes) -> bool:
+        """Store a small file only if none has that name; False if one has. Atomic."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove a file; absent is fine."""
+        ...
+
+    def below(self, name: str) -> "Place":
+        """The place of a folder below this one."""
+        ...

@@ -1,0 +1,135 @@
+"""Places in an S3-compatible store.
+
+Made by `storage.Storage`. Every call is bounded in time and turns boto3's exceptions into reasons.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from finetune_api.v1alpha1.reasons import Reason
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.foreign import Foreign, S3Client
+from finetune_trainer.storage.failures import translated
+from finetune_trainer.storage.place import StoredFile
+from finetune_trainer.storage.uri import Uri
+
+_MEBI = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class S3Place:
+    """A prefix, or one object, of a bucket.
+
+    Attributes:
+        client: boto3's S3 client.
+        at: Bucket and key.
+        missing: Reason when there is nothing.
+    """
+
+    client: S3Client
+    at: Uri
+    missing: Reason
+
+    @property
+    def uri(self) -> str:
+        """The URI."""
+        return str(self.at)
+
+    def files(self) -> tuple[StoredFile, ...]:
+        """The object of exactly this key, or all below it."""
+        with translated(self.uri, self.missing):
+            exact = self._exact()
+            found = (exact,) if exact else tuple(self._below())
+        if not found:
+            message = f"{self.uri}: no such object, and no objects below it"
+            raise TrainerError(self.missing, message)
+        return found
+
+    def fetch(self, files: Sequence[StoredFile], folder: Path) -> Path:
+        """Download files into `folder`."""
+        for file in files:
+            target = folder / file.name
+            if not target.resolve().is_relative_to(folder.resolve()):
+                message = f"{self.uri}: the key {file.location} leads out of the download folder"
+                raise TrainerError(Reason.INVALID_SPEC, message)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with translated(f"s3://{self.at.authority}/{file.location}", self.missing):
+                self.client.download_file(
+                    self.at.authority, file.location, str(target), Config=_transfer()
+                )
+        return folder
+
+    def read(self, name: str) -> bytes | None:
+        """An object's content, or None."""
+        with translated(self._uri_of(name), self.missing):
+            try:
+                answer = self.client.get_object(Bucket=self.at.authority, Key=self._key(name))
+            except self.client.exceptions.NoSuchKey:
+                return None
+            return bytes(answer["Body"].read())
+
+    def put(self, source: Path, name: str) -> None:
+        """Upload a file."""
+        with translated(self._uri_of(name), self.missing):
+            self.client.upload_file(
+                str(source), self.at.authority, self._key(name), Config=_transfer()
+            )
+
+    def put_new(self, name: str, content: bytes) -> bool:
+        """Write an object unless it exists, decided by the store."""
+        from botocore.exceptions import ClientError
+
+        with translated(self._uri_of(name), self.missing):
+            try:
+                self.client.put_object(
+                    Bucket=self.at.authority, Key=self._key(name), Body=content, IfNoneMatch="*"
+                )
+            except ClientError as error:
+                if error.response["Error"]["Code"] in ("PreconditionFailed", "412"):
+                    return False
+                raise
+        return True
+
+    def delete(self, name: str) -> None:
+        """Delete an object; S3 does not mind if it is absent."""
+        with translated(self._uri_of(name), self.missing):
+            self.client.delete_object(Bucket=self.at.authority, Key=self._key(name))
+
+    def below(self, name: str) -> "S3Place":
+        """The place of a prefix below this one."""
+        return replace(self, at=replace(self.at, path=f"{self.at.path}/{name}"))
+
+    def _exact(self) -> StoredFile | None:
+        # The key itself sorts before every longer key, so one entry tells.
+        answer = self.client.list_objects_v2(
+            Bucket=self.at.authority, Prefix=self.at.path, MaxKeys=1
+        )
+        first = (answer.get("Contents") or [{}])[0]
+        if first.get("Key") != self.at.path:
+            return None
+        return StoredFile(PurePosixPath(self.at.path).name, first["Size"], self.at.path)
+
+    def _below(self) -> Iterator[StoredFile]:
+        prefix = f"{self.at.path}/" if self.at.path else ""
+        pages = self.client.get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=self.at.authority, Prefix=prefix):
+            for entry in page.get("Contents", ()):
+                name = entry["Key"].removeprefix(prefix)
+                # Some consoles make an empty object for a folder.
+                if name and not name.endswith("/"):
+                    yield StoredFile(name, entry["Size"], entry["Key"])
+
+    def _key(self, name: str) -> str:
+        return f"{self.at.path}/{name}"
+
+    def _uri_of(self, name: str) -> str:
+        return f"{self.uri}/{name}"
+
+
+def _transfer() -> Foreign:
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(
+        multipart_threshold=64 * _MEBI, multipart_chunksize=32 * _MEBI, max_concurrency=8
+    )

@@ -1,0 +1,134 @@
+"""Proof that what was published is what was trained: fetch it back, load it plainly, compare logits.
+
+Called by `publish`. It uses nothing of the trained model but its logits on one batch of real rows, so
+the trained model can be freed before.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
+
+from finetune_api.v1alpha1.reasons import Reason
+from finetune_trainer.batches import Batch, Collator
+from finetune_trainer.data.encode import TokenRow
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.evaluation import autocast
+from finetune_trainer.foreign import CausalLM
+from finetune_trainer.model import load_config, load_model
+from finetune_trainer.output_manifest import OutputFile, Verification
+from finetune_trainer.resolve import Settings
+
+# A logit is a sum over the hidden size: rounding grows with the size of the logits.
+TOLERANCES = {"Float32": 1e-5, "BFloat16": 2e-2}
+PROBE_ROWS = 4
+PROBE_TOKENS = 128
+ADAPTER = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the trained model said.
+
+    Attributes:
+        batch: Real rows, cut short.
+        logits: Of shape (rows, tokens, vocabulary), float32, on the CPU; padding included.
+    """
+
+    batch: Batch
+    logits: torch.Tensor
+
+
+def reference(
+    model: CausalLM, rows: Sequence[TokenRow], settings: Settings, collator: Collator
+) -> Reference:
+    """The trained model's logits on a few rows."""
+    probe = [row.truncated(PROBE_TOKENS) for row in rows[:PROBE_ROWS]]
+    batch = collator.of_rows(probe, "cpu")
+    return Reference(batch, _logits(model, batch, settings))
+
+
+def check_digests(folder: Path, expected: Sequence[OutputFile]) -> None:
+    """Compare the files that came back with those that were written.
+
+    Raises:
+        TrainerError: OutputVerificationFailed naming the file.
+    """
+    for file in expected:
+        path = folder / file.path
+        if not path.is_file():
+            raise _failed(f"{file.path} is not in storage")
+        if sha256(path) != file.sha256:
+            raise _failed(f"{file.path} came back with another SHA-256")
+
+
+def reopen(folder: Path, base: Path, source: str, settings: Settings, *, full: bool) -> CausalLM:
+    """Load the output as anybody would.
+
+    Args:
+        folder: The output, as fetched from storage.
+        base: Local folder of the base model.
+        source: URI for messages.
+        settings: For device and precision.
+        full: Whether all weights were tuned.
+
+    Raises:
+        TrainerError: OutputVerificationFailed if tensors are missing or left over.
+    """
+    origin = folder if full else base
+    try:
+        config = load_config(origin, source)
+        model = load_model(origin, source, config, settings.weights, settings.device)
+        return model if full else _with_adapter(model, folder)
+    except TrainerError as error:
+        raise _failed(f"the output cannot be loaded: {error.message}") from error
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
+        raise _failed(f"the output cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def compare(model: CausalLM, trained: Reference, settings: Settings) -> Verification:
+    """Compare the logits of the reopened model with those of the trained one.
+
+    Raises:
+        TrainerError: OutputVerificationFailed with the difference.
+    """
+    logits = _logits(model, trained.batch, settings)
+    difference = float((logits - trained.logits).abs().max())
+    scale = max(1.0, float(trained.logits.abs().max()))
+    tolerance = TOLERANCES[settings.precision] * scale
+    if not difference <= tolerance:
+        raise _failed(f"the logits differ by {difference:.3g}; accepted is {tolerance:.3g}")
+    return Verification(max_logit_difference=difference, tolerance=tolerance)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _with_adapter(base: CausalLM, folder: Path) -> CausalLM:
+    model = PeftModel.from_pretrained(base, str(folder))
+    with safe_open(folder / ADAPTER, framework="pt") as file:
+        stored = set(file.keys())
+    expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    if stored != expected:
+        names = ", ".join(sorted(stored ^ expected)[:3])
+        raise _failed(f"{len(stored ^ expected)} adapter tensors are missing or left over: {names}")
+    return model
+
+
+def _logits(model: CausalLM, batch: Batch, settings: Settings) -> torch.Tensor:
+    model.eval()
+    inputs = {name: batch[name].to(settings.device) for name in ("input_ids", "attention_mask")}
+    with torch.no_grad(), autocast(settings):
+        logits: torch.Tensor = model(**inputs, use_cache=False).logits
+    return logits.float().cpu()
+
+
+def _failed(what: str) -> TrainerError:
+    return TrainerError(Reason.OUTPUT_VERIFICATION_FAILED, what)
