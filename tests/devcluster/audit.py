@@ -57,14 +57,15 @@ class Audit:
         """Returns all requests of a user but its watches, in order."""
         return [as_request(event) for event in self.events(user, since)]
 
-    def events(self, user: str, since: int = 0) -> Iterator[dict[str, Any]]:
-        """Yields the raw audit events of a user, with response codes and times."""
+    def events(self, user: str | None, since: int = 0) -> Iterator[dict[str, Any]]:
+        """Yields the raw audit events of a user (None: of all), with response codes and times."""
         if not self.file.exists():
             return
         with self.file.open("rb") as log:
             log.seek(since)
             for line in log:
-                if line.endswith(b"\n") and (event := json.loads(line))["user"]["username"] == user:
+                event = json.loads(line) if line.endswith(b"\n") else None
+                if event and user in (None, event["user"]["username"]):
                     yield event
 
 

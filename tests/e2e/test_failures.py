@@ -53,11 +53,11 @@ SECRETS = {
 @pytest.fixture(scope="module")
 def failed(tenant: Tenant) -> Tenant:
     """All jobs applied at once: they fail side by side."""
-    for name, data in SECRETS.items():
-        filled = {
-            **data,
-            "AWS_ACCESS_KEY_ID": data["AWS_ACCESS_KEY_ID"] or tenant.stack.s3.tenant.access,
-        }
+    keys = tenant.stack.s3
+    # Only to a key that may read every bucket does the store say that one is not there.
+    every = {"AWS_ACCESS_KEY_ID": keys.admin.access, "AWS_SECRET_ACCESS_KEY": keys.admin.secret}
+    for name, data in {**SECRETS, "every-bucket": every}.items():
+        filled = data | {"AWS_ACCESS_KEY_ID": data["AWS_ACCESS_KEY_ID"] or keys.tenant.access}
         metadata = {"name": name, "namespace": tenant.namespace}
         tenant.stack.cluster.apply(
             {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": filled}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from devcluster.cluster import DevCluster
 
-CRD = Path(__file__).parents[2] / "crds/finetunejobs.yaml"
+ROOT = Path(__file__).parents[2]
+CRD = ROOT / "crds/finetunejobs.yaml"
 SERVED = "/apis/finetune.dev/v1alpha1/finetunejobs"
 
 

@@ -184,7 +184,9 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """Variables for a user's shell: kubeconfig, the tenant's S3 keys, our programs on the PATH."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        return {**self.s3.env(), "KUBECONFIG": str(self.cluster.kubeconfig), "PATH": path}
+        # kubectl would keep its cache in the working directory, for want of a home.
+        cache = {"KUBECACHEDIR": str(self.cluster.state / "kubectl")}
+        return self.s3.env() | cache | {"KUBECONFIG": str(self.cluster.kubeconfig), "PATH": path}
 
     def _wait_healthy(self, port: str) -> None:
         deadline = time.monotonic() + OPERATOR_SECONDS

@@ -19,7 +19,7 @@ class Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         self.server.asked.append(self.path)
         status, body = self.server.answers.get(path, (404, {"message": "not here"}))
-        if "watch=True" in query:
+        if "watch=true" in query.lower():
             status, body = 200, self.server.events.pop(0) if self.server.events else b""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
@@ -108,6 +108,7 @@ def test_status_gives_programs_the_object(server, monkeypatch, capsys, form):
 def test_wait_follows_to_the_end(server, monkeypatch, outcome, code):
     serve(server, job(), job(version="2"), job(outcome, "3"))
     assert run(monkeypatch, "wait", "demo", "--timeout", "20") == code
+    serve(server, job(), job(version="2"), job(outcome, "3"))
     assert run(monkeypatch, "status", "demo", "--watch") == code
 
 
@@ -119,7 +120,7 @@ def test_wait_gives_up_when_time_is_up(server, monkeypatch, capsys):
 
 def test_a_watch_that_breaks_is_taken_up_again(server, monkeypatch):
     serve(server, job())
-    gone = {"kind": "Status", "code": 410, "message": "too old resource version"}
+    gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}
     server.events = [event("ERROR", gone), event("ERROR", gone), event("MODIFIED", job("Complete"))]
     assert run(monkeypatch, "wait", "demo", "--timeout", "20") == 0
 
@@ -204,6 +205,6 @@ def test_logs_of_a_job_without_pods_are_a_sentence(server, monkeypatch, capsys):
     assert "has no pod" in capsys.readouterr().err
 
 
-def test_watching_and_data_for_programs_exclude_each_other(monkeypatch, capsys):
+def test_watching_and_data_for_programs_exclude_each_other(server, monkeypatch, capsys):
     assert run(monkeypatch, "status", "demo", "--watch", "-o", "json") == 3
     assert "--watch shows text" in capsys.readouterr().err
