@@ -28,7 +28,7 @@ demo: .venv/ready ## fine-tune a real model on a local cluster, from apply to an
 	PYTHONPATH=tests $(PYTHON) -m demo $(ARGS)
 
 cluster-up: .venv/ready ## start a local control plane with a process node and an S3 server
-	PYTHONPATH=tests $(PYTHON) -m devcluster up
+	PYTHONPATH=tests $(PYTHON) -m devcluster up $(ARGS)
 
 cluster-down: .venv/ready ## stop them
 	PYTHONPATH=tests $(PYTHON) -m devcluster down

@@ -1,7 +1,7 @@
 """Condition types and reasons: every word that a FineTuneJob's status may say, with its meaning.
 
 The operator and the trainer take reasons from here only, so that each has one meaning, one hint
-and one page in `docs/runbooks/`. `finetune_api.reference` prints this table.
+and one row in `docs/reference/reasons.md`, which `finetune_api.reference` writes.
 """
 
 from dataclasses import dataclass

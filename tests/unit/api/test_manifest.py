@@ -35,7 +35,15 @@ def test_a_bare_exponent_is_a_number(tmp_path: Path) -> None:
         ("a: [1", "not valid YAML"),
         ("a: 1\na: 2", "not valid YAML"),
         ("", "should be a valid dictionary"),
-        (JOB.replace("learningRate", "learningrate"), "spec.training.learningrate: Extra inputs"),
+        (
+            JOB.replace("learningRate", "learningrate"),
+            "learningrate: unknown field; did you mean `learningRate`?",
+        ),
+        (
+            JOB.replace('source: "s3://data', 'sauce: "s3://data'),
+            "spec.data.train.0.sauce: unknown field; did you mean `source`?",
+        ),
+        (JOB.replace("spec:", "zzz: 1\nspec:"), "zzz: unknown field"),
         (JOB.replace("kind: FineTuneJob", "kind: Pod"), "kind: Input should be 'FineTuneJob'"),
         (JOB.replace("s3://models/base", "ftp://models/base"), "spec.model.source"),
     ],
