@@ -95,6 +95,7 @@ $(UV):
 .venv/ready: $(UV) pyproject.toml locks/dev.txt
 	@echo "Installing the locked packages into .venv (6 GB; minutes the first time)"
 	test -x $(BIN)/python || $(UV) venv --quiet --python '>=3.11,<3.14' .venv
-	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r locks/dev.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes --only-binary :all: \
+		-r locks/dev.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@

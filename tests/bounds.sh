@@ -11,7 +11,7 @@ run() { # run PYTHON LOCK
         return
     fi
     "$uv" venv --quiet --clear --python "$1" "$venv"
-    "$uv" pip install --quiet --python "$venv/bin/python" --require-hashes -r "$2"
+    "$uv" pip install --quiet --python "$venv/bin/python" --no-deps --require-hashes -r "$2"
     "$uv" pip install --quiet --python "$venv/bin/python" --no-deps .
     echo "Python $1, $2"
     "$venv/bin/pytest" -q -p no:cacheprovider tests/unit/api tests/unit/plan tests/unit/observe \
