@@ -50,7 +50,7 @@ def ascii_only(console: Console) -> bool:
 
 def _live(console: Console, jobs: Iterable[Job], verbose: bool) -> Job | None:
     losses, job = Losses(), None
-    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as display:
+    with Live(console=console, auto_refresh=False) as display:
         for job in jobs:
             now, seen = datetime.now(UTC), losses.see(job)
             shown = summary(job, now, seen, verbose=verbose, ascii_only=ascii_only(console))

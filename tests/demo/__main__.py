@@ -24,6 +24,7 @@ from support.definition import ROOT
 
 STATE = cache_dir() / "demo"
 RESULTS = ROOT / ".demo"
+FAILURES = (DemoError, DevClusterError, HelmError, TimeoutError, subprocess.CalledProcessError)
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -53,7 +54,11 @@ def alone() -> Iterator[None]:
 def arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
-    parser.add_argument("--keep", action="store_true", help="leave the cluster running at the end")
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="leave the cluster running at the end (not after Ctrl-C)",
+    )
     return parser.parse_args()
 
 
@@ -63,11 +68,12 @@ def play(steps: Steps, *, keep: bool) -> int:
     stop(STATE)  # a cluster that an earlier run kept
     try:
         return announce(steps, fell=scenario.run().fell)
-    except (DemoError, DevClusterError, HelmError, subprocess.CalledProcessError) as error:
+    except FAILURES as error:
         scenario.explain(error)
         return 1
     except Interrupted as signal_name:
         steps.console.print(f"\nstopped by {signal_name}")
+        keep = False
         return 130
     finally:
         finish(steps, scenario, keep=keep)
