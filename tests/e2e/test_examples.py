@@ -19,7 +19,7 @@ def test_no_example_is_forgotten() -> None:
     assert {path.name for path in EXAMPLES.iterdir() if path.is_dir()} == RUN_HERE
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_the_kubectl_assistant_learns_kubectl(stack: Stack, tenant: Tenant, tmp_path: Path) -> None:
     example = EXAMPLES / "01-kubectl-assistant"
 
@@ -41,7 +41,7 @@ def test_the_kubectl_assistant_learns_kubectl(stack: Stack, tenant: Tenant, tmp_
     said = script("prepare.py", "--bucket", BUCKET, "--kubectl", kubectl, "--data", str(tmp_path))
     [model] = [line.removeprefix("model in ") for line in said.splitlines() if "model in " in line]
     stack.cluster.kubectl("apply", "-n", tenant.namespace, "-f", str(example / "job.yaml"))
-    status = tenant.wait("kubectl-assistant", "Complete", seconds=600)
+    status = tenant.wait("kubectl-assistant", "Complete", seconds=900)
 
     words = ("--json", "--model", model, "--adapter", status["output"]["uri"])
     found = json.loads(script("ask.py", *words, "--evaluation", str(tmp_path / "evaluation.jsonl")))
