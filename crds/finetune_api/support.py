@@ -6,7 +6,6 @@ reason `NotImplemented` and never ignored. A feature that is built deletes its l
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from finetune_api.meta import AUTO
 from finetune_api.v1alpha1.job import FineTuneJobSpec
@@ -183,7 +182,7 @@ def unsupported(spec: FineTuneJobSpec) -> list[Unsupported]:
 
 
 def _unsupported_sources(spec: FineTuneJobSpec) -> Iterator[Unsupported]:
-    for path, source in _sources(spec):
+    for path, source in spec.data_sources():
         if _scheme(source.source) in ("hf", "job"):
             yield Unsupported(f"{path}.source", "data comes from s3:// or pvc:// in this version")
         if source.weight != 1:
@@ -192,11 +191,3 @@ def _unsupported_sources(spec: FineTuneJobSpec) -> Iterator[Unsupported]:
             yield Unsupported(
                 path, "split and subset go with hf:// sources, which are not read yet"
             )
-
-
-def _sources(spec: FineTuneJobSpec) -> Iterator[tuple[str, Any]]:
-    for index, source in enumerate(spec.data.train):
-        yield f"data.train[{index}]", source
-    evaluation = spec.data.evaluation
-    for index, source in enumerate(evaluation.sources or () if evaluation else ()):
-        yield f"data.evaluation.sources[{index}]", source

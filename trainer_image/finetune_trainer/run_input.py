@@ -5,7 +5,6 @@ spec alone: validity, what this version can do, and where `file://` may stand.
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -82,18 +81,9 @@ def _refuse_unsupported(spec: FineTuneJobSpec) -> None:
 
 
 def _refuse_local_files(spec: FineTuneJobSpec) -> None:
-    local = [f"spec.{field}" for field, uri in _uris(spec) if uri.startswith("file://")]
+    uris = [*spec.input_uris(), ("output.uri", spec.output.uri)]
+    local = [f"spec.{path}" for path, uri in uris if uri.startswith("file://")]
     if local:
         message = f"{', '.join(local)}: file:// means this machine, and in a pod there is no such"
         hint = "Use s3:// or pvc://; file:// is for `finetune-trainer run` on a laptop."
         raise TrainerError(Reason.INVALID_SPEC, message, hint)
-
-
-def _uris(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:
-    yield "model.source", spec.model.source
-    for index, source in enumerate(spec.data.train):
-        yield f"data.train[{index}].source", source.source
-    evaluation = spec.data.evaluation
-    for index, source in enumerate((evaluation.sources or []) if evaluation else []):
-        yield f"data.evaluation.sources[{index}].source", source.source
-    yield "output.uri", spec.output.uri

@@ -1,12 +1,13 @@
 """The kind FineTuneJob: its spec put together, the rules across blocks, and its print columns."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from finetune_api.meta import IMMUTABLE, ApiModel, DnsLabel, Rule, unchanged
-from finetune_api.v1alpha1.data import Data
+from finetune_api.v1alpha1.data import Data, DataSource
 from finetune_api.v1alpha1.method import Method
 from finetune_api.v1alpha1.model import Model
 from finetune_api.v1alpha1.output import Checkpoints, Output, Storage, Tracking
@@ -103,6 +104,20 @@ class FineTuneJobSpec(ApiModel):
 
     suspend: bool = False
     """Hold no resources: a job that has not started waits."""
+
+    def data_sources(self) -> Iterator[tuple[str, DataSource]]:
+        """Every source of rows, with its path below `spec`."""
+        for index, source in enumerate(self.data.train):
+            yield f"data.train[{index}]", source
+        evaluation = self.data.evaluation
+        for index, source in enumerate(evaluation.sources or () if evaluation else ()):
+            yield f"data.evaluation.sources[{index}]", source
+
+    def input_uris(self) -> Iterator[tuple[str, str]]:
+        """Every URI that is read, with its path below `spec`."""
+        yield "model.source", self.model.source
+        for path, source in self.data_sources():
+            yield f"{path}.source", source.source
 
 
 class ObjectMeta(ApiModel):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,8 @@ def read_spec(spec: Mapping[str, Any]) -> FineTuneJobSpec | Refusal:
         parsed = FineTuneJobSpec.model_validate(spec)
     except ValidationError as error:
         return Refusal(Reason.INVALID_SPEC, explain(error))
-    local = [field for field, uri in _uris(parsed) if uri.startswith("file://")]
+    uris = [*parsed.input_uris(), ("output.uri", parsed.output.uri)]
+    local = [f"spec.{path}" for path, uri in uris if uri.startswith("file://")]
     if local:
         message = f"{', '.join(local)}: file:// works with `finetune-trainer run` on a laptop only"
         return Refusal(Reason.INVALID_SPEC, message, "Use s3:// or pvc:// in a cluster.")
@@ -37,16 +38,6 @@ def read_spec(spec: Mapping[str, Any]) -> FineTuneJobSpec | Refusal:
     if found:
         return Refusal(Reason.NOT_IMPLEMENTED, "; ".join(map(str, found)))
     return parsed
-
-
-def _uris(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:
-    yield "spec.model.source", spec.model.source
-    for index, source in enumerate(spec.data.train):
-        yield f"spec.data.train[{index}].source", source.source
-    evaluation = spec.data.evaluation
-    for index, source in enumerate(evaluation.sources or () if evaluation else ()):
-        yield f"spec.data.evaluation.sources[{index}].source", source.source
-    yield "spec.output.uri", spec.output.uri
 
 
 def digest(spec: FineTuneJobSpec) -> str:

@@ -84,21 +84,14 @@ def _storage(spec: FineTuneJobSpec) -> Iterator[Mounted]:
 
 def _claims(spec: FineTuneJobSpec) -> Iterator[Mounted]:
     written = _claim(spec.output.uri)
-    claims = dict.fromkeys(name for uri in _uris(spec) if (name := _claim(uri)))
+    uris = [*(uri for _, uri in spec.input_uris()), spec.output.uri]
+    claims = dict.fromkeys(name for uri in uris if (name := _claim(uri)))
     for index, claim in enumerate(claims):
         read_only = {} if claim == written else {"readOnly": True}
         volume = {"persistentVolumeClaim": {"claimName": claim} | read_only}
         # Claims may have dots and 253 characters, names of volumes neither.
         mount = {"name": f"claim-{index}", "mountPath": volume_mount_path(claim)} | read_only
         yield Mounted({"name": f"claim-{index}"} | volume, mount, volume_variable(claim))
-
-
-def _uris(spec: FineTuneJobSpec) -> Iterator[str]:
-    yield spec.model.source
-    yield from (source.source for source in spec.data.train)
-    evaluation = spec.data.evaluation
-    yield from (source.source for source in (evaluation.sources or () if evaluation else ()))
-    yield spec.output.uri
 
 
 def _claim(uri: str) -> str | None:
