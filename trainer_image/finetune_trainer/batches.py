@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from finetune_trainer.data.encode import IGNORED, TokenRow
+from finetune_trainer.data.rows import IGNORED, TokenRow
 
 Batch = dict[str, torch.Tensor]
 

@@ -11,7 +11,7 @@ import torch
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.batches import Collator
-from finetune_trainer.data.encode import TokenRow
+from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import CausalLM, Foreign
 from finetune_trainer.resolve import Settings

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.batches import Batch, Collator
-from finetune_trainer.data.encode import TokenRow
+from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluation import autocast
 from finetune_trainer.foreign import CausalLM

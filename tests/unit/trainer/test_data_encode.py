@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from finetune_api.v1alpha1.reasons import Reason
-from finetune_trainer.data.encode import IGNORED, Encoder, TokenRow
+from finetune_trainer.data.encode import Encoder
 from finetune_trainer.data.formats import Conversation, Document, Example, Pair
 from finetune_trainer.data.render import render
+from finetune_trainer.data.rows import IGNORED, TokenRow
 from finetune_trainer.errors import TrainerError
 from support.tiny_models import CHAT_TEMPLATE, tiny_tokenizer
 

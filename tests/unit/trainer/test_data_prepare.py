@@ -6,8 +6,10 @@ from finetune_api.v1alpha1.data import Data
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.data.formats import to_examples
 from finetune_trainer.data.load import Examples
-from finetune_trainer.data.prepare import Prepared, prepare
+from finetune_trainer.data.prepare import prepare
+from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.read import Row
+from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.errors import TrainerError
 from support.tiny_models import chats, pairs, tiny_tokenizer
 
@@ -20,7 +22,7 @@ def examples(rows: list[dict[str, Any]], loss: str = "Completions") -> Examples:
 
 def run(
     rows: list[dict[str, Any]], *, seed: int = 1, limit: int | None = 512, **data: Any
-) -> Prepared:
+) -> Prepared[TokenRow]:
     spec = Data.model_validate({"train": [{"source": "s3://b/t.jsonl"}], **data})
     return prepare(examples(rows), spec, tiny_tokenizer(), limit, seed)
 

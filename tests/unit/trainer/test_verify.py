@@ -14,7 +14,7 @@ from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.tuning import Tuning
 from finetune_trainer import adapters, model, save, verify
 from finetune_trainer.batches import Collator
-from finetune_trainer.data.encode import IGNORED, TokenRow
+from finetune_trainer.data.rows import IGNORED, TokenRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.resolve import Settings
 

@@ -6,39 +6,14 @@ prompt. The last trained token is a turn terminator or the end-of-sequence token
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.data.render import Rendered, Span
+from finetune_trainer.data.rows import IGNORED, TokenRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Tokenizer
 
-IGNORED = -100
 _BATCH = 512
-
-
-@dataclass(frozen=True)
-class TokenRow:
-    """One row, ready to train on.
-
-    Attributes:
-        input_ids: Token ids.
-        labels: The same ids where loss is taken, -100 elsewhere. Of equal length.
-        origin: File and line.
-    """
-
-    input_ids: list[int]
-    labels: list[int]
-    origin: str
-
-    @property
-    def supervised(self) -> int:
-        """Tokens that carry loss."""
-        return sum(label != IGNORED for label in self.labels)
-
-    def truncated(self, length: int) -> "TokenRow":
-        """The first `length` tokens."""
-        return TokenRow(self.input_ids[:length], self.labels[:length], self.origin)
 
 
 class Encoder:

@@ -7,17 +7,18 @@ has nothing to learn from, the run is refused before it costs anything.
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from finetune_api.meta import AUTO
 from finetune_api.v1alpha1.data import Data
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Plan, Resolved
-from finetune_trainer.data.encode import Encoder, TokenRow
+from finetune_trainer.data.encode import Encoder
 from finetune_trainer.data.formats import Conversation, Example
 from finetune_trainer.data.length import choose_max_length
 from finetune_trainer.data.load import Examples
+from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.render import render
+from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Tokenizer
 
@@ -26,28 +27,9 @@ logger = logging.getLogger(__name__)
 MAX_SKIPPED = 0.10
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Token rows and what was found out about them.
-
-    Attributes:
-        train: Training rows.
-        evaluation: Held-out rows; empty without evaluation.
-        max_length: Longest row in tokens.
-        plan: Counts.
-        resolved: What was decided here.
-    """
-
-    train: list[TokenRow]
-    evaluation: list[TokenRow]
-    max_length: int
-    plan: Plan
-    resolved: list[Resolved]
-
-
 def prepare(
     examples: Examples, data: Data, tokenizer: Tokenizer, model_limit: int | None, seed: int
-) -> Prepared:
+) -> Prepared[TokenRow]:
     """Token rows of all examples.
 
     Args:

@@ -19,7 +19,9 @@ from finetune_trainer.arguments import sft_arguments
 from finetune_trainer.batches import Collator, dataset
 from finetune_trainer.callback import TrainingWatch
 from finetune_trainer.context import Context
-from finetune_trainer.data.prepare import Prepared, prepare
+from finetune_trainer.data.prepare import prepare
+from finetune_trainer.data.prepared import Prepared
+from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.evaluation import mean_loss
 from finetune_trainer.foreign import CausalLM, Tokenizer
 from finetune_trainer.output_manifest import OutputFile, Verification
@@ -35,7 +37,7 @@ class Ready:
 
     tokenizer: Tokenizer
     config: Any
-    data: Prepared
+    data: Prepared[TokenRow]
     settings: Settings
     resolved: list[Resolved]
 

@@ -1,0 +1,33 @@
+"""What a preparer hands to a recipe: rows of one kind, and what was found out about them.
+
+Made by the preparers of this folder, read by recipes and by the data contract.
+"""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from finetune_api.v1alpha1.status import Plan, Resolved
+from finetune_trainer.data.rows import DataRow
+
+R = TypeVar("R", bound=DataRow)
+
+
+@dataclass(frozen=True)
+class Prepared(Generic[R]):
+    """Rows of one kind, checked, cut and counted.
+
+    Attributes:
+        train: Training rows.
+        evaluation: Held-out rows; empty without evaluation.
+        max_length: Longest row in tokens.
+        plan: Counts.
+        resolved: What was decided here.
+        label_names: Names of the classes or tags by number; empty for other tasks.
+    """
+
+    train: list[R]
+    evaluation: list[R]
+    max_length: int
+    plan: Plan
+    resolved: list[Resolved]
+    label_names: tuple[str, ...] = ()
