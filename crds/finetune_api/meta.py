@@ -202,7 +202,9 @@ def uri_pattern(*schemes: str) -> str:
     return rf"^(({'|'.join(schemes)})://|file:///){_SEGMENT}(/{_SEGMENT})*/?$"
 
 
-SOURCE_PATTERN = uri_pattern("hf", "s3", "pvc", "job")
+# `job://` names one object of this namespace, whose names are at most 50 characters: no path.
+_JOB = "job://[a-z0-9]([-a-z0-9]{0,48}[a-z0-9])?"
+SOURCE_PATTERN = f"{uri_pattern('hf', 's3', 'pvc')}|^{_JOB}$"
 OUTPUT_PATTERN = uri_pattern("s3", "pvc")
 
 SourceUri = Annotated[str, Field(min_length=6, max_length=1024, pattern=SOURCE_PATTERN)]

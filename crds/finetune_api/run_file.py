@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from finetune_api.meta import API_VERSION, ApiModel
+from finetune_api.meta import API_VERSION, ApiModel, OutputUri, SourceUri
 from finetune_api.v1alpha1.job import FineTuneJob, FineTuneJobSpec
 
 RUN_FILE_ANNOTATION = "finetune.dev/run-file"
@@ -18,16 +18,23 @@ RUN_FILE_PATH = "/etc/finetune/run/run.json"
 
 # Variable of the pod's environment -> where the thing is mounted in the container.
 STORAGE_CREDENTIALS = "FINETUNE_STORAGE_CREDENTIALS"
+HUB_MODEL_CREDENTIALS = "FINETUNE_HUB_MODEL_CREDENTIALS"
+HUB_DATA_CREDENTIALS = "FINETUNE_HUB_DATA_CREDENTIALS"
 CA_BUNDLE = "FINETUNE_CA_BUNDLE"
 SCRATCH = "FINETUNE_SCRATCH"
 TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"
 MOUNT_PATHS = {
     STORAGE_CREDENTIALS: "/etc/finetune/credentials/storage",
+    HUB_MODEL_CREDENTIALS: "/etc/finetune/credentials/hub-model",
+    HUB_DATA_CREDENTIALS: "/etc/finetune/credentials/hub-data",
     CA_BUNDLE: "/etc/finetune/ca",
     SCRATCH: "/scratch",
     TERMINATION_LOG: "/dev/termination-log",
 }
 CA_BUNDLE_FILE = "ca.crt"
+HUB_TOKEN_FILE = "HF_TOKEN"  # noqa: S105 - the name of a file, not a token
+# The hub's address, in the hub's own variable; absent for the public hub.
+HUB_ENDPOINT = "HF_ENDPOINT"
 
 
 def volume_variable(claim: str) -> str:
@@ -60,6 +67,9 @@ class RunFile(ApiModel):
     job: JobIdentity
     attempt: Annotated[int, Field(ge=1)] = 1
     spec: FineTuneJobSpec
+    sources: dict[SourceUri, OutputUri] = Field(default={})
+    """Where the output of each other job lies that the spec names: `job://name` -> its `output.uri`."""
+
     progress_interval_seconds: Annotated[float, Field(gt=0, le=600)] = 5
     """Shortest time between two progress records on stdout."""
 

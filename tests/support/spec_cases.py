@@ -90,6 +90,8 @@ INVALID = (
     Case("SFT on pairs", _method("SFT", "Preference"), "SFT needs data of format"),
     Case("both evaluations", {"data.evaluation": {"fraction": 0.1, "sources": FILES}}, "exactly one of"),
     Case("empty evaluation", {"data.evaluation": {}}, "exactly one of"),
+    Case("path below another job's output", {"model.source": "job://first/model"}, "model.source"),
+    Case("job of an impossible name", {"model.source": "job://First"}, "model.source"),
     Case("path traversal", {"output.uri": "s3://models/a/../b"}, "output.uri"),
     Case("empty path part", {"output.uri": "s3://models//b"}, "output.uri"),
     Case("unknown scheme", {"model.source": "https://example.com/model"}, "model.source"),

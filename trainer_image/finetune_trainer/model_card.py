@@ -57,7 +57,7 @@ def _data(plan: Plan) -> str:
 
 
 def _losses(evaluation: Evaluation | None) -> str:
-    if evaluation is None:
+    if evaluation is None or evaluation.loss_before is None:
         return ""
     before, after = evaluation.loss_before, evaluation.loss_after
     return f"Held-out loss a supervised token: {before} before, {after} after.\n"

@@ -59,7 +59,7 @@ def _success(report: Report) -> str:
     if report.output:
         lines.append(f"Output: {report.output.uri}")
         lines.append(f"Manifest: {report.output.manifest} ({report.output.manifest_digest})")
-    if report.evaluation:
+    if report.evaluation and report.evaluation.loss_before:
         before, after = report.evaluation.loss_before, report.evaluation.loss_after
         lines.append(f"Held-out loss: {before} before, {after} after")
     return "\n".join(lines)

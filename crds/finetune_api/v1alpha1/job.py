@@ -118,6 +118,17 @@ class FineTuneJobSpec(ApiModel):
         yield "model.source", self.model.source
         for path, source in self.data_sources():
             yield f"{path}.source", source.source
+        for path, uri in self.method.model_uris():
+            yield f"method.{path}", uri
+
+    def source_jobs(self) -> dict[str, str]:
+        """Every job of this namespace whose output is read, with the first path that names it."""
+        found: dict[str, str] = {}
+        for path, uri in self.input_uris():
+            scheme, _, name = uri.partition("://")
+            if scheme == "job":
+                found.setdefault(name, path)
+        return found
 
 
 class ObjectMeta(ApiModel):

@@ -1,5 +1,6 @@
 """`spec.method`: the training objective. A union: a type, and at most the block of that type."""
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -330,3 +331,16 @@ class Method(ApiModel):
 
     distillation: Distillation | None = None
     """Settings of `type: Distillation`."""
+
+    def model_uris(self) -> Iterator[tuple[str, str]]:
+        """Every model that the method reads beside the one that is trained, with its path here."""
+        if self.ppo:
+            yield "ppo.rewardModel", self.ppo.reward_model
+        for name, sampling in (("grpo", self.grpo), ("rloo", self.rloo)):
+            if sampling and sampling.reward_model:
+                yield f"{name}.rewardModel", sampling.reward_model
+        if self.distillation:
+            yield "distillation.teacher", self.distillation.teacher
+        for name, block in (("dpo", self.dpo), ("ipo", self.ipo), ("kto", self.kto)):
+            if block and block.reference and block.reference.source:
+                yield f"{name}.reference.source", block.reference.source

@@ -21,7 +21,8 @@ class ConditionType(StrEnum):
 
 
 CONDITION_MEANINGS: dict[ConditionType, str] = {
-    ConditionType.ACCEPTED: "The spec was read and can be carried out by this version.",
+    ConditionType.ACCEPTED: "The spec can be carried out by this version, and the jobs that it reads "
+    "from are Complete.",
     ConditionType.ADMITTED: "A queue has granted the resources (only with a queue).",
     ConditionType.RUNNING: "All pods of the current attempt run.",
     ConditionType.SUSPENDED: "The job holds no resources because `spec.suspend` is set.",
@@ -62,6 +63,10 @@ class Reason(StrEnum):
     PODS_RUNNING = "PodsRunning"
     NOT_SUSPENDED = "NotSuspended"
     SUSPENDED_BY_USER = "SuspendedByUser"
+    WAITING_FOR_JOB = "WaitingForJob"
+    PREFLIGHT_PENDING = "PreflightPending"
+    PREFLIGHT_RUNNING = "PreflightRunning"
+    PREFLIGHT_PASSED = "PreflightPassed"
     OUTPUT_PUBLISHED = "OutputPublished"
     LOGITS_MATCH = "LogitsMatch"
     ENDED = "Ended"
@@ -69,6 +74,8 @@ class Reason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     NOT_IMPLEMENTED = "NotImplemented"
     NAME_CONFLICT = "NameConflict"
+    SOURCE_JOB_FAILED = "SourceJobFailed"
+    SOURCE_JOB_CYCLE = "SourceJobCycle"
     DATA_NOT_FOUND = "DataNotFound"
     DATA_EMPTY = "DataEmpty"
     DATA_INVALID = "DataInvalid"
@@ -120,6 +127,14 @@ MEANINGS: dict[Reason, Meaning] = {
     Reason.PODS_RUNNING: Meaning(_NONE, "All pods of the attempt run."),
     Reason.NOT_SUSPENDED: Meaning(_NONE, "`spec.suspend` is not set."),
     Reason.SUSPENDED_BY_USER: Meaning(_NONE, "`spec.suspend` is set; nothing runs."),
+    Reason.WAITING_FOR_JOB: Meaning(
+        _NONE, "A job whose output this one reads is not Complete yet; nothing runs."
+    ),
+    Reason.PREFLIGHT_PENDING: Meaning(_NONE, "The pod that checks the input does not run yet."),
+    Reason.PREFLIGHT_RUNNING: Meaning(
+        _NONE, "The input is checked by a pod without GPUs, before any GPU is held."
+    ),
+    Reason.PREFLIGHT_PASSED: Meaning(_NONE, "The input was checked and found good."),
     Reason.OUTPUT_PUBLISHED: Meaning(_NONE, "The manifest of the output is written."),
     Reason.LOGITS_MATCH: Meaning(
         _NONE, "The output, read back from storage, gives the trained logits."
@@ -137,6 +152,16 @@ MEANINGS: dict[Reason, Meaning] = {
         _USER,
         "An object that this job needs exists already and belongs to somebody else.",
         "Delete or rename that object, or create the job under another name.",
+    ),
+    Reason.SOURCE_JOB_FAILED: Meaning(
+        _USER,
+        "A job whose output this one reads has failed.",
+        "Mend that job and create it anew, then create this one again.",
+    ),
+    Reason.SOURCE_JOB_CYCLE: Meaning(
+        _USER,
+        "Jobs wait for each other's output in a circle.",
+        "Let one of the named sources be something other than `job://`.",
     ),
     Reason.DATA_NOT_FOUND: Meaning(
         _USER, "A data source does not exist.", "Compare the URI with what lies in the bucket."

@@ -14,6 +14,7 @@ Text = Annotated[str, Field(max_length=2048)]
 Word = Annotated[str, Field(max_length=256)]
 Number = Annotated[str, Field(max_length=32)]
 Time = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
+Name = Annotated[str, Field(max_length=64)]
 
 
 class Condition(ApiModel):
@@ -62,6 +63,9 @@ class Progress(ApiModel):
     evaluation_loss: Number | None = None
     """Loss on the held-out rows at the last evaluation."""
 
+    metrics: Annotated[dict[Name, Number], Field(max_length=16)] | None = None
+    """What the method measures besides the loss, such as `rewardMargin`, at the last log entry."""
+
     learning_rate: Number | None = None
     """Learning rate of the last step."""
 
@@ -108,6 +112,21 @@ class Plan(ApiModel):
 
     skipped_rows: int | None = None
     """Rows left out because no token carries loss after truncation."""
+
+    duplicate_rows: int | None = None
+    """Rows that equal an earlier one."""
+
+    identical_pairs: int | None = None
+    """Preference rows whose chosen and rejected answers are the same."""
+
+    rows_without_stop_token: int | None = None
+    """Rows that do not teach the model to end its answer."""
+
+    longest_row: int | None = None
+    """Tokens of the longest row, before it is cut."""
+
+    class_counts: Annotated[dict[Name, int], Field(max_length=32)] | None = None
+    """Training rows (or tokens) of each class; the rarest are left out where there are many."""
 
     trainable_parameters: int | None = None
     """Parameters that are trained."""
@@ -182,14 +201,32 @@ class OutputStatus(ApiModel):
     """Sum of the file sizes."""
 
 
-class Evaluation(ApiModel):
-    """Loss on the held-out rows (nats a supervised token)."""
+class Metric(ApiModel):
+    """One number that was measured on the held-out rows."""
 
-    loss_before: Number
+    name: Name
+    """What was measured, such as `accuracy`."""
+
+    before: Number | None = None
     """Of the base model."""
 
-    loss_after: Number
+    after: Number | None = None
     """Of the trained model."""
+
+
+class Evaluation(ApiModel):
+    """What was measured on the held-out rows before and after training."""
+
+    loss_before: Number | None = None
+    """Loss of the base model (nats a supervised token), where the method has one."""
+
+    loss_after: Number | None = None
+    """The same of the trained model."""
+
+    metrics: Annotated[
+        list[Metric] | None, Field(max_length=32), Kubernetes("map", list_keys=("name",))
+    ] = None
+    """What else the method measures."""
 
 
 class Failure(ApiModel):
@@ -223,7 +260,7 @@ class FineTuneJobStatus(ApiModel):
     """The conditions, by type."""
 
     progress: Progress | None = None
-    """How far the current attempt is."""
+    """How far the current attempt is, its preflight included."""
 
     resolved: Annotated[
         list[Resolved] | None, Field(max_length=64), Kubernetes("map", list_keys=("field",))
@@ -245,7 +282,7 @@ class FineTuneJobStatus(ApiModel):
     """The published output."""
 
     evaluation: Evaluation | None = None
-    """Held-out loss before and after."""
+    """What was measured on the held-out rows."""
 
     failure: Failure | None = None
     """Why the job failed."""

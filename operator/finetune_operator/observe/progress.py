@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from finetune_api.meta import ApiModel
 from finetune_api.records import ProgressRecord, Report, ResolvedRecord, parse_record, parse_report
-from finetune_api.v1alpha1.status import Progress
+from finetune_api.v1alpha1.status import Evaluation, Progress
 from finetune_operator.observe.facts import Ended, Tail
 from finetune_operator.observe.fields import MAX_INTEGER, time
 from finetune_operator.observe.text import MAX_TAIL_LINES, clean
@@ -55,7 +55,16 @@ def report_of(ended: Ended | None) -> Report | None:
     if report is None or not sound(report):
         return None
     report = safe(report)
-    return report.model_copy(update={"progress": checked(report.progress)})
+    found = {"progress": checked(report.progress), "evaluation": _distinct(report.evaluation)}
+    return report.model_copy(update=found)
+
+
+def _distinct(evaluation: Evaluation | None) -> Evaluation | None:
+    """The evaluation with one metric a name, as the list's key demands."""
+    if evaluation is None or evaluation.metrics is None:
+        return evaluation
+    metrics = list({metric.name: metric for metric in evaluation.metrics}.values())
+    return evaluation.model_copy(update={"metrics": metrics})
 
 
 def sound(model: ApiModel) -> bool:

@@ -34,13 +34,13 @@ def tail(lines: tuple[str, ...]) -> str | None:
 
 
 def clean(value: object) -> object:
-    """A JSON value in which every string is on one safe line."""
+    """A JSON value in which every string, keys included, is on one safe line."""
     if isinstance(value, str):
         return one_line(value)
     if isinstance(value, list):
         return [clean(item) for item in value]
     if isinstance(value, dict):
-        return {key: clean(item) for key, item in value.items()}
+        return {one_line(key): clean(item) for key, item in value.items()}
     return value
 
 

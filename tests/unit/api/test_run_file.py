@@ -14,3 +14,10 @@ def test_a_run_file_comes_back_from_json() -> None:
 def test_volume_variables_tell_claims_apart() -> None:
     claims = ["a-b", "a.b", "ab"]
     assert len({volume_variable(claim) for claim in claims}) == len(claims)
+
+
+def test_a_run_file_says_where_the_outputs_of_other_jobs_lie() -> None:
+    job = FineTuneJob.model_validate(manifest(changes={"model.source": "job://first"}))
+    run = RunFile.of_manifest(job, uid="u-1")
+    found = run.model_copy(update={"sources": {"job://first": "s3://models/first"}})
+    assert RunFile.model_validate_json(found.model_dump_json(by_alias=True)) == found

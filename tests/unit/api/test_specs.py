@@ -4,8 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from finetune_api.manifest import explain
-from finetune_api.v1alpha1 import FineTuneJob
-from support.jobs import manifest
+from finetune_api.v1alpha1 import FineTuneJob, FineTuneJobSpec
+from support.jobs import manifest, spec
 from support.spec_cases import CASES, Case
 
 
@@ -31,3 +31,30 @@ def test_defaults_are_written_out() -> None:
     assert spec["method"] == {"type": "SFT"}
     assert spec["tuning"] == {"type": "LoRA"}
     assert spec["data"]["loss"] == "Completions"
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"data.train": [{"source": "job://a"}]}, "data.train[0].source"),
+        ({"data.evaluation": {"sources": [{"source": "job://a"}]}}, "data.evaluation.sources[0].source"),
+        ({"method": {"type": "PPO", "ppo": {"rewardModel": "job://a"}}}, "method.ppo.rewardModel"),
+        ({"method": {"type": "GRPO", "grpo": {"rewardModel": "job://a"}}}, "method.grpo.rewardModel"),
+        ({"method": {"type": "RLOO", "rloo": {"rewardModel": "job://a"}}}, "method.rloo.rewardModel"),
+        ({"method": {"type": "Distillation", "distillation": {"teacher": "job://a"}}}, "method.distillation.teacher"),
+        ({"method": {"type": "DPO", "dpo": {"reference": {"source": "job://a"}}}}, "method.dpo.reference.source"),
+        ({"method": {"type": "IPO", "ipo": {"reference": {"source": "job://a"}}}}, "method.ipo.reference.source"),
+        ({"method": {"type": "KTO", "kto": {"reference": {"source": "job://a"}}}}, "method.kto.reference.source"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_every_source_in_a_spec_is_found(changes: dict[str, object], path: str) -> None:
+    found = FineTuneJobSpec.model_validate(spec(changes | {"model.source": "job://base"}))
+    assert (path, "job://a") in list(found.input_uris())
+    assert found.source_jobs() == {"base": "model.source", "a": path}
+
+
+def test_methods_without_models_of_their_own_read_no_more() -> None:
+    found = FineTuneJobSpec.model_validate(spec({"method": {"type": "DPO", "dpo": {}}}))
+    assert [path for path, _ in found.input_uris()] == ["model.source", "data.train[0].source"]
+    assert found.source_jobs() == {}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from finetune_api.records import ProgressRecord
-from finetune_api.v1alpha1.status import FineTuneJobStatus, Progress
+from finetune_api.v1alpha1.status import Evaluation, FineTuneJobStatus, Metric, Plan, Progress
 from finetune_operator.observe.facts import Ended, Tail
 from finetune_operator.observe.jobs import child_job, job_facts, read_status
 from finetune_operator.observe.pods import pod_facts
@@ -171,3 +171,24 @@ def test_the_log_tail_is_bounded() -> None:
     assert found is not None
     assert 0 < len(found) <= MAX_TAIL
     assert len(found.splitlines()) <= 20
+
+
+def test_names_that_the_trainer_made_are_safe_and_distinct() -> None:
+    metrics = [
+        Metric(name="f1", after="0.1"),
+        Metric(name="f1", after="0.9"),
+        Metric(name="\x1b[2J"),
+    ]
+    report = PUBLISHED.model_copy(
+        update={
+            "evaluation": Evaluation(metrics=metrics),
+            "plan": Plan(class_counts={"\x1b[31mspam\u202e": 3, "\u202e": 1}),
+            "progress": Progress(phase="Training", metrics={"a\nb": "1"}),
+        }
+    )
+    found = report_of(Ended(0, "Completed", report.to_message(), None))
+    assert found is not None
+    assert found.evaluation is not None
+    assert found.evaluation.metrics == [Metric(name="f1", after="0.9"), Metric(name="")]
+    assert found.plan == Plan(class_counts={"spam": 3, "": 1})
+    assert found.progress == Progress(phase="Training", metrics={"a b": "1"})
