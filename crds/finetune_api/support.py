@@ -43,8 +43,8 @@ def _scheme(uri: str) -> str:
 CHECKS: tuple[Check, ...] = (
     Check(
         "model.source",
-        lambda s: _scheme(s.model.source) in ("hf", "job"),
-        "models come from s3:// or pvc:// in this version",
+        lambda s: _scheme(s.model.source) == "hf",
+        "models come from s3://, pvc:// or job:// in this version",
     ),
     Check(
         "model.task",

@@ -3,12 +3,15 @@
 Built by `run`, which has done everything that is the same for all recipes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.run_file import RunFile
+from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer.data.load import Examples
 from finetune_trainer.progress import Reporter
+from finetune_trainer.sources import ModelSource
 from finetune_trainer.storage import Place
 
 
@@ -18,7 +21,8 @@ class Context:
 
     Attributes:
         run: The run file.
-        model_folder: The base model on this machine.
+        models: Every model that is read, on this machine, by its path below `spec`.
+        resolved: What their URIs turned out to be.
         examples: The checked data.
         output: The place of `spec.output.uri`.
         scratch: Folder for everything that is written here.
@@ -27,12 +31,18 @@ class Context:
     """
 
     run: RunFile
-    model_folder: Path
+    models: Mapping[str, ModelSource]
+    resolved: tuple[Resolved, ...]
     examples: Examples
     output: Place
     scratch: Path
     reporter: Reporter
     laptop: bool = False
+
+    @property
+    def base(self) -> ModelSource:
+        """The model that is tuned."""
+        return self.models["model.source"]
 
     @property
     def output_folder(self) -> Path:

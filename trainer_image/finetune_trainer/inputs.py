@@ -1,18 +1,19 @@
 """What a run reads, and whether it may write: cheap checks first, downloads after.
 
 `run` calls `check` before anything heavy is imported, so that a missing bucket, a wrong key or a
-taken output is told in seconds; then `fetch_data` and `fetch_model` while the libraries load.
+taken output is told in seconds; then `fetch_data` and `fetch_models` while the libraries load.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from finetune_api.run_file import RunFile
 from finetune_api.v1alpha1.data import DataSource
 from finetune_api.v1alpha1.reasons import Reason
-from finetune_trainer import model_files
+from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.sources import Finder, FoundModel, ModelSource
 from finetune_trainer.storage import Place, Storage, StoredFile
 
 DATA_SUFFIXES = (".jsonl", ".json")
@@ -30,7 +31,9 @@ class Source:
 class Inputs:
     """Everything that a run reads."""
 
-    model: Source
+    models: Mapping[str, FoundModel]
+    """By path below `spec`: the base model at `model.source`, others of the method beside it."""
+
     train: tuple[Source, ...]
     evaluation: tuple[Source, ...]
 
@@ -48,8 +51,13 @@ class DataFile:
     name: str
 
 
-def check(run: RunFile, storage: Storage) -> Inputs:
-    """List the sources and look into small files.
+def check(run: RunFile, storage: Storage, *, laptop: bool) -> Inputs:
+    """List every source that the run reads, and look into small files.
+
+    Args:
+        run: The run file.
+        storage: Opens the sources.
+        laptop: Whether `file://` may stand in the manifest of an output.
 
     Raises:
         TrainerError: Anything about storage, or an unusable model.
@@ -59,9 +67,9 @@ def check(run: RunFile, storage: Storage) -> Inputs:
     sources = (evaluation.sources or []) if evaluation else []
     train = tuple(_data_source(source, storage) for source in spec.data.train)
     held_out = tuple(_data_source(source, storage) for source in sources)
-    model_place = storage.place(spec.model.source, Reason.MODEL_NOT_FOUND)
-    chosen = model_files.choose(model_place, model_place.files())
-    return Inputs(Source(model_place, chosen), train, held_out)
+    finder = Finder(storage, run.sources, local=laptop)
+    models = {path: finder.model(uri) for path, uri in spec.model_uris()}
+    return Inputs(models, train, held_out)
 
 
 def probe_output(output: Place, run: RunFile, scratch: Path) -> None:
@@ -83,9 +91,18 @@ def fetch_data(sources: Sequence[Source], folder: Path) -> list[DataFile]:
     return found
 
 
-def fetch_model(source: Source, folder: Path) -> Path:
-    """Make the model readable locally; returns its folder."""
-    return source.place.fetch(source.files, folder)
+def fetch_models(found: Mapping[str, FoundModel], folder: Path) -> dict[str, ModelSource]:
+    """Make the models readable locally, each once, whatever number of fields names it."""
+    fetched: dict[str, ModelSource] = {}
+    for number, model in enumerate(found.values()):
+        if model.identity not in fetched:
+            fetched[model.identity] = model.fetch(folder / str(number))
+    return {path: replace(fetched[each.identity], uri=each.uri) for path, each in found.items()}
+
+
+def resolved(found: Mapping[str, FoundModel]) -> list[Resolved]:
+    """What every model URI turned out to be, where that is not the URI itself."""
+    return [choice for path, model in found.items() for choice in model.resolved(path)]
 
 
 def _data_source(source: DataSource, storage: Storage) -> Source:

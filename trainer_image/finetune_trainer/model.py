@@ -1,7 +1,8 @@
-"""Loading tokenizer, configuration and weights of a causal language model from a local folder.
+"""Loading tokenizer, configuration and weights of a causal language model from local folders.
 
-Called by the recipes after `model_files` has passed the folder. Weights are loaded in the dtype that
-was asked for, never in another by default, and a tensor that is missing ends the run.
+Called by the recipes after `model_files` has passed the files. Adapters of earlier jobs are merged.
+Weights are loaded in the dtype that was asked for, never in another by default, and a tensor that is
+missing ends the run.
 """
 
 import json
@@ -16,10 +17,12 @@ from transformers.utils import logging as transformers_logging
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
+from finetune_trainer import merge
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import CausalLM, ModelConfig, Tokenizer
 from finetune_trainer.model_files import CONFIG, weight_files
 from finetune_trainer.resolve import Machine
+from finetune_trainer.sources import ModelSource
 
 DTYPES = {"Float32": torch.float32, "BFloat16": torch.bfloat16}
 # A bar for each file tells nothing in a log.
@@ -127,14 +130,14 @@ def check_weights(folder: Path, source: str) -> None:
             raise TrainerError(Reason.CORRUPT_MODEL, message) from None
 
 
-def load_model(
-    folder: Path, source: str, config: ModelConfig, precision: str, device: str
-) -> CausalLM:
-    """The model with its weights.
+def load_model(source: ModelSource, config: ModelConfig, precision: str, device: str) -> CausalLM:
+    """The model with its weights, adapters of earlier jobs merged in.
+
+    They are merged in the dtype that the base is stored in, so that the sum is the same model
+    whatever precision it is loaded in.
 
     Args:
-        folder: Local folder.
-        source: URI for messages.
+        source: Where its files are.
         config: From `load_config`.
         precision: `Float32` or `BFloat16`: the dtype of the weights.
         device: `cpu` or `cuda`.
@@ -142,12 +145,30 @@ def load_model(
     Raises:
         TrainerError: CorruptModel if tensors are missing or have other shapes.
     """
+    wanted = DTYPES[precision]
+    if not source.adapters:
+        return _load_whole(source.folder, source.uri, config, wanted).to(device)
+    model = _load_whole(source.folder, source.uri, config, stored_dtype(source.folder))
+    for folder in source.adapters:
+        model = merge.merge(model, folder, source.uri)
+    return _cast(model, wanted).to(device)
+
+
+def _cast(model: CausalLM, dtype: torch.dtype) -> CausalLM:
+    # Parameters alone: some buffers, such as those of rotary embeddings, must keep their float32.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+    return model
+
+
+def _load_whole(folder: Path, source: str, config: ModelConfig, dtype: torch.dtype) -> CausalLM:
     check_weights(folder, source)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
-            dtype=DTYPES[precision],
+            dtype=dtype,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -161,7 +182,7 @@ def load_model(
     _refuse_missing(info, source)
     # The cache of keys and values is for generation.
     model.config.use_cache = False
-    return model.to(device)
+    return model
 
 
 def check_vocabulary(tokenizer: Tokenizer, model: CausalLM, source: str) -> None:

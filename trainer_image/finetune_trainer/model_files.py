@@ -1,6 +1,6 @@
 """Which files of a model are needed, and what can be refused by looking at their names and at JSON.
 
-Used by `inputs` on the listing, before anything big is downloaded, and by `model` on the local
+Used by `sources` on the listing, before anything big is downloaded, and by `model` on the local
 folder. Weights are safetensors or nothing; a model's own code is never fetched, let alone run.
 """
 
@@ -16,6 +16,8 @@ from finetune_trainer.storage import Place, StoredFile
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER = "adapter_model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SIDE_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
@@ -38,8 +40,29 @@ def choose(place: Place, listing: Sequence[StoredFile]) -> tuple[StoredFile, ...
         raise TrainerError(Reason.UNSUPPORTED_MODEL, message)
     if "tokenizer_config.json" in files:
         _refuse_auto_map(place.uri, "tokenizer_config.json", _json(place, "tokenizer_config.json"))
-    side = {file for name, file in files.items() if name.endswith(_SIDE_FILES)}
-    return tuple(sorted(side | set(weights), key=lambda file: file.name))
+    return _with_side_files(files, weights)
+
+
+def choose_adapter(place: Place, listing: Sequence[StoredFile]) -> tuple[StoredFile, ...]:
+    """The files of an adapter to fetch: weights, configuration, tokenizer.
+
+    Raises:
+        TrainerError: RemoteCodeRefused, UnsafeWeights, CorruptModel or UnsupportedModel.
+    """
+    files = {file.name: file for file in listing if "/" not in file.name}
+    _refuse_code(place.uri, listing)
+    if ADAPTER_CONFIG not in files:
+        message = f"{place.uri} holds neither a model ({CONFIG}) nor an adapter ({ADAPTER_CONFIG})"
+        raise TrainerError(Reason.UNSUPPORTED_MODEL, message)
+    if ADAPTER not in files:
+        _refuse_pickles(place.uri, files)
+        message = f"{place.uri}: there is no {ADAPTER}"
+        raise TrainerError(Reason.CORRUPT_MODEL, message)
+    config = _json(place, ADAPTER_CONFIG)
+    if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
+        message = f"{place.uri}/{ADAPTER_CONFIG} has no `peft_type`"
+        raise TrainerError(Reason.CORRUPT_MODEL, message)
+    return _with_side_files(files, [files[ADAPTER]])
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -48,6 +71,13 @@ def weight_files(folder: Path) -> list[Path]:
         index = json.loads((folder / INDEX).read_text("utf-8"))
         return [folder / name for name in sorted(set(index["weight_map"].values()))]
     return [folder / SINGLE]
+
+
+def _with_side_files(
+    files: dict[str, StoredFile], weights: Sequence[StoredFile]
+) -> tuple[StoredFile, ...]:
+    side = {file for name, file in files.items() if name.endswith(_SIDE_FILES)}
+    return tuple(sorted(side | set(weights), key=lambda file: file.name))
 
 
 def _weights(place: Place, files: dict[str, StoredFile]) -> list[StoredFile]:
@@ -60,12 +90,16 @@ def _weights(place: Place, files: dict[str, StoredFile]) -> list[StoredFile]:
         return [files[name] for name in names]
     if SINGLE in files:
         return [files[SINGLE]]
-    pickled = sorted(name for name in files if name.endswith(_PICKLED))
-    if pickled:
-        message = f"{place.uri}: the weights are pickled ({', '.join(pickled[:3])})"
-        raise TrainerError(Reason.UNSAFE_WEIGHTS, message)
+    _refuse_pickles(place.uri, files)
     message = f"{place.uri}: there are no weights; expected {SINGLE} or {INDEX}"
     raise TrainerError(Reason.CORRUPT_MODEL, message)
+
+
+def _refuse_pickles(uri: str, files: dict[str, StoredFile]) -> None:
+    pickled = sorted(name for name in files if name.endswith(_PICKLED))
+    if pickled:
+        message = f"{uri}: the weights are pickled ({', '.join(pickled[:3])})"
+        raise TrainerError(Reason.UNSAFE_WEIGHTS, message)
 
 
 def _shards(place: Place) -> set[str]:
@@ -110,8 +144,8 @@ def _refuse_auto_map(uri: str, name: str, document: object) -> None:
 
 
 def _without_config(uri: str, names: set[str]) -> str:
-    if "adapter_config.json" in names:
-        return f"{uri} is an adapter and not a whole model: there is no {CONFIG}"
+    if ADAPTER_CONFIG in names:
+        return f"{uri} is an adapter without a manifest of ours, which would name its base model"
     return f"{uri}: there is no {CONFIG}; does the URI point to the model's folder?"
 
 

@@ -1,7 +1,7 @@
 """The manifest of an output: what was published, from what, and how it was verified.
 
-`publish` writes it last, so an output exists once its manifest does. `inputs` reads it first, to find
-out that another job was here, or that this job had finished already.
+`publish` writes it last, so an output exists once its manifest does. `run` reads it first, to find out
+that another job was here, or that this job had finished already; `published` reads those of others.
 """
 
 import hashlib
@@ -13,12 +13,18 @@ from pydantic import ValidationError
 from finetune_api.meta import API_VERSION, ApiModel
 from finetune_api.records import Report
 from finetune_api.run_file import JobIdentity
+from finetune_api.v1alpha1.model import Task
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Evaluation, OutputStatus, Plan, Resolved
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.storage import Place
 
 MANIFEST = "manifest.json"
+
+
+def attempt_prefix(job: JobIdentity, attempt: int) -> str:
+    """Folder of an attempt's files, below `output.uri`."""
+    return f"attempts/{job.uid[:8]}-{attempt}"
 
 
 class OutputFile(ApiModel):
@@ -53,7 +59,17 @@ class OutputManifest(ApiModel):
     """URI of the folder that holds the files."""
 
     base_model: str
-    """URI of the model that was tuned."""
+    """URI of the model that was tuned: the root of its output if it is one, with its commit if it is
+    from the hub."""
+
+    base_manifest_digest: str | None = None
+    """Digest of the base model's manifest, if it is an output."""
+
+    task: Task = "text-generation"
+    """What the model does."""
+
+    labels: list[str] | None = None
+    """Names of the classes, by number, if the model has any."""
 
     files: list[OutputFile]
     resolved: list[Resolved]

@@ -20,8 +20,10 @@ from finetune_trainer.output_manifest import (
     OutputFile,
     OutputManifest,
     Verification,
+    attempt_prefix,
     find_published,
 )
+from finetune_trainer.sources import ModelSource
 from finetune_trainer.storage import Place
 
 LIBRARIES = ("torch", "transformers", "peft", "trl")
@@ -29,7 +31,7 @@ LIBRARIES = ("torch", "transformers", "peft", "trl")
 
 def attempt_place(output: Place, run: RunFile) -> Place:
     """The prefix of this attempt's files."""
-    return output.below(f"attempts/{run.job.uid[:8]}-{run.attempt}")
+    return output.below(attempt_prefix(run.job, run.attempt))
 
 
 def upload(folder: Path, place: Place) -> list[OutputFile]:
@@ -72,6 +74,7 @@ def write_manifest(output: Place, run: RunFile, manifest: OutputManifest) -> Rep
 
 def make_manifest(
     run: RunFile,
+    base: ModelSource,
     place: Place,
     files: list[OutputFile],
     facts: tuple[list[Resolved], Plan, Evaluation | None],
@@ -81,6 +84,7 @@ def make_manifest(
 
     Args:
         run: The run.
+        base: The model that was tuned.
         place: Where the files lie.
         files: From `upload`.
         facts: What was resolved, the plan, the evaluation.
@@ -92,7 +96,9 @@ def make_manifest(
         attempt=run.attempt,
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         prefix=place.uri,
-        base_model=run.spec.model.source,
+        base_model=base.identity,
+        base_manifest_digest=base.digest,
+        task=run.spec.model.task,
         files=files,
         resolved=resolved,
         plan=plan,

@@ -58,17 +58,18 @@ def execute(given: RunInput, environment: Environment, reporter: Reporter) -> Re
     if published:
         # Killed between the manifest and the report, and started again: the work is done.
         return published
-    found = inputs.check(run, storage)
+    found = inputs.check(run, storage, laptop=given.laptop)
     inputs.probe_output(output, run, scratch)
     importing = RecipeImport(run.spec.method.type)
     train = inputs.fetch_data(found.train, scratch / "data" / "train")
     held_out = inputs.fetch_data(found.evaluation, scratch / "data" / "evaluation")
     examples = load(run.spec.data, train, held_out)
     reporter.phase("LoadingModel")
-    model_folder = inputs.fetch_model(found.model, scratch / "model")
+    models = inputs.fetch_models(found.models, scratch / "model")
+    resolved = tuple(inputs.resolved(found.models))
     recipe = importing.wait()
     return recipe.run(
-        Context(run, model_folder, examples, output, scratch, reporter, laptop=given.laptop)
+        Context(run, models, resolved, examples, output, scratch, reporter, laptop=given.laptop)
     )
 
 

@@ -14,6 +14,7 @@ from finetune_api.run_file import RunFile
 from finetune_api.v1alpha1.status import Evaluation, Plan, Resolved
 from finetune_trainer.foreign import CausalLM, Tokenizer
 from finetune_trainer.model_card import model_card
+from finetune_trainer.sources import ModelSource
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -28,7 +29,7 @@ def round_weights(model: CausalLM, dtype: torch.dtype) -> None:
 def save_model(
     model: CausalLM,
     tokenizer: Tokenizer,
-    base: Path,
+    base: ModelSource,
     folder: Path,
     *,
     full: bool,
@@ -39,7 +40,7 @@ def save_model(
     Args:
         model: The trained model: PEFT's, or the whole.
         tokenizer: With the chat template that was trained on.
-        base: Local folder of the base model.
+        base: The model that was tuned.
         folder: Where to write.
         full: Whether all weights were tuned.
         dtype: Of the stored weights, for full tuning.
@@ -50,8 +51,10 @@ def save_model(
         # The base keeps its embeddings, and PEFT would look on the hub whether to store them.
         model.save_pretrained(folder, save_embedding_layers=False)
         _sort_targets(folder / "adapter_config.json")
-        if (base / GENERATION_CONFIG).exists():
-            shutil.copyfile(base / GENERATION_CONFIG, folder / GENERATION_CONFIG)
+        for origin in (base.tokenizer, base.folder):
+            if (origin / GENERATION_CONFIG).exists():
+                shutil.copyfile(origin / GENERATION_CONFIG, folder / GENERATION_CONFIG)
+                break
     tokenizer.save_pretrained(folder)
 
 

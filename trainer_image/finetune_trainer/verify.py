@@ -4,14 +4,11 @@ Called by `publish`. It uses nothing of the trained model but its logits on one 
 the trained model can be freed before.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
-from safetensors import safe_open
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.batches import Batch, Collator
@@ -19,15 +16,17 @@ from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluation import autocast
 from finetune_trainer.foreign import CausalLM
+from finetune_trainer.merge import attach
 from finetune_trainer.model import load_config, load_model
 from finetune_trainer.output_manifest import OutputFile, Verification
+from finetune_trainer.published import sha256
 from finetune_trainer.resolve import Settings
+from finetune_trainer.sources import ModelSource
 
 # A logit is a sum over the hidden size: rounding grows with the size of the logits.
 TOLERANCES = {"Float32": 1e-5, "BFloat16": 2e-2}
 PROBE_ROWS = 4
 PROBE_TOKENS = 128
-ADAPTER = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -66,24 +65,23 @@ def check_digests(folder: Path, expected: Sequence[OutputFile]) -> None:
             raise _failed(f"{file.path} came back with another SHA-256")
 
 
-def reopen(folder: Path, base: Path, source: str, settings: Settings, *, full: bool) -> CausalLM:
+def reopen(folder: Path, base: ModelSource, settings: Settings, *, full: bool) -> CausalLM:
     """Load the output as anybody would.
 
     Args:
         folder: The output, as fetched from storage.
-        base: Local folder of the base model.
-        source: URI for messages.
+        base: The model that was tuned.
         settings: For device and precision.
         full: Whether all weights were tuned.
 
     Raises:
         TrainerError: OutputVerificationFailed if tensors are missing or left over.
     """
-    origin = folder if full else base
+    whole = ModelSource.of_folder(folder, "the output") if full else base
     try:
-        config = load_config(origin, source)
-        model = load_model(origin, source, config, settings.weights, settings.device)
-        return model if full else _with_adapter(model, folder)
+        config = load_config(whole.folder, whole.uri)
+        model = load_model(whole, config, settings.weights, settings.device)
+        return model if full else attach(model, folder, "the output")
     except TrainerError as error:
         raise _failed(f"the output cannot be loaded: {error.message}") from error
     except (ValueError, RuntimeError, OSError, KeyError) as error:
@@ -103,23 +101,6 @@ def compare(model: CausalLM, trained: Reference, settings: Settings) -> Verifica
     if not difference <= tolerance:
         raise _failed(f"the logits differ by {difference:.3g}; accepted is {tolerance:.3g}")
     return Verification(max_logit_difference=difference, tolerance=tolerance)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _with_adapter(base: CausalLM, folder: Path) -> CausalLM:
-    model = PeftModel.from_pretrained(base, str(folder))
-    with safe_open(folder / ADAPTER, framework="pt") as file:
-        stored = set(file.keys())
-    expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    if stored != expected:
-        names = ", ".join(sorted(stored ^ expected)[:3])
-        raise _failed(f"{len(stored ^ expected)} adapter tensors are missing or left over: {names}")
-    return model
 
 
 def _logits(model: CausalLM, batch: Batch, settings: Settings) -> torch.Tensor:

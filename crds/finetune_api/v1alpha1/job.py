@@ -115,9 +115,13 @@ class FineTuneJobSpec(ApiModel):
 
     def input_uris(self) -> Iterator[tuple[str, str]]:
         """Every URI that is read, with its path below `spec`."""
-        yield "model.source", self.model.source
+        yield from self.model_uris()
         for path, source in self.data_sources():
             yield f"{path}.source", source.source
+
+    def model_uris(self) -> Iterator[tuple[str, str]]:
+        """Every model that is read, the one that is tuned first, with its path below `spec`."""
+        yield "model.source", self.model.source
         for path, uri in self.method.model_uris():
             yield f"method.{path}", uri
 

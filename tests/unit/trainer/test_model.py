@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer import model
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.sources import ModelSource
 from support.tiny_models import tiny_tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -23,7 +24,8 @@ def folder(model_folder: Path, tmp_path: Path) -> Path:
 
 def load(folder: Path, precision: str = "Float32") -> Any:
     config = model.load_config(folder, "s3://b/m")
-    return model.load_model(folder, "s3://b/m", config, precision, "cpu")
+    source = ModelSource.of_folder(folder, "s3://b/m")
+    return model.load_model(source, config, precision, "cpu")
 
 
 def change_config(folder: Path, **fields: object) -> None:

@@ -11,6 +11,7 @@ from finetune_api.v1alpha1.status import Evaluation, Plan, Resolved
 from finetune_trainer import publish
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.output_manifest import MANIFEST, OutputManifest, Verification, find_published
+from finetune_trainer.sources import ModelSource
 from finetune_trainer.storage.local import LocalPlace
 from support.jobs import spec
 
@@ -32,8 +33,9 @@ def manifest(given: RunFile, output: LocalPlace, folder: Path) -> OutputManifest
     files = publish.upload(folder, place)
     resolved = [Resolved(field="training.epochs", value="3", why="few rows")]
     facts = (resolved, Plan(rows=5), Evaluation(loss_before="2", loss_after="1"))
+    base = ModelSource.of_folder(folder, "s3://models/base")
     return publish.make_manifest(
-        given, place, files, facts, Verification(max_logit_difference=0, tolerance=1e-5)
+        given, base, place, files, facts, Verification(max_logit_difference=0, tolerance=1e-5)
     )
 
 

@@ -16,7 +16,9 @@ from finetune_trainer import adapters, model, save, verify
 from finetune_trainer.batches import Collator
 from finetune_trainer.data.rows import IGNORED, TokenRow
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.model_files import ADAPTER
 from finetune_trainer.resolve import Settings
+from finetune_trainer.sources import ModelSource
 
 SOURCE = "s3://b/base"
 SETTINGS = Settings(
@@ -44,7 +46,8 @@ ROWS = [TokenRow(list(range(5, 5 + n)), [IGNORED] * n, f"line {n}") for n in (20
 def published(model_folder: Path, tmp_path: Path) -> tuple[Path, verify.Reference]:
     """An adapter as a run leaves it, and what the trained model said."""
     config = model.load_config(model_folder, SOURCE)
-    base = model.load_model(model_folder, SOURCE, config, "Float32", "cpu")
+    source = ModelSource.of_folder(model_folder, SOURCE)
+    base = model.load_model(source, config, "Float32", "cpu")
     net: Any = adapters.apply(base, Tuning(), SOURCE, checkpointing=False)
     torch.manual_seed(3)
     with torch.no_grad():
@@ -54,12 +57,13 @@ def published(model_folder: Path, tmp_path: Path) -> tuple[Path, verify.Referenc
     reference = verify.reference(net, ROWS, SETTINGS, Collator(0))
     tokenizer = model.load_tokenizer(model_folder, SOURCE, None)
     folder = tmp_path / "output"
-    save.save_model(net, tokenizer, model_folder, folder, full=False, dtype=torch.float32)
+    save.save_model(net, tokenizer, source, folder, full=False, dtype=torch.float32)
     return folder, reference
 
 
 def check(folder: Path, base: Path, reference: verify.Reference) -> float:
-    reopened = verify.reopen(folder, base, SOURCE, SETTINGS, full=False)
+    source = ModelSource.of_folder(base, SOURCE)
+    reopened = verify.reopen(folder, source, SETTINGS, full=False)
     return verify.compare(reopened, reference, SETTINGS).max_logit_difference
 
 
@@ -72,21 +76,21 @@ def test_what_was_trained_is_accepted(
 
 
 def change_tensor(folder: Path) -> None:
-    tensors = load_file(folder / verify.ADAPTER)
+    tensors = load_file(folder / ADAPTER)
     name = next(name for name in tensors if "lora_B" in name)
     tensors[name][0, 0] += 0.05
-    save_file(tensors, folder / verify.ADAPTER, metadata={"format": "pt"})
+    save_file(tensors, folder / ADAPTER, metadata={"format": "pt"})
 
 
 def drop_tensor(folder: Path) -> None:
-    tensors = load_file(folder / verify.ADAPTER)
+    tensors = load_file(folder / ADAPTER)
     del tensors[next(name for name in tensors if "lora_B" in name)]
-    save_file(tensors, folder / verify.ADAPTER, metadata={"format": "pt"})
+    save_file(tensors, folder / ADAPTER, metadata={"format": "pt"})
 
 
 def rename_tensors(folder: Path) -> None:
-    tensors = {f"other.{name}": each for name, each in load_file(folder / verify.ADAPTER).items()}
-    save_file(tensors, folder / verify.ADAPTER, metadata={"format": "pt"})
+    tensors = {f"other.{name}": each for name, each in load_file(folder / ADAPTER).items()}
+    save_file(tensors, folder / ADAPTER, metadata={"format": "pt"})
 
 
 def change_scale(folder: Path) -> None:

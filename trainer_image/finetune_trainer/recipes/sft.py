@@ -69,22 +69,22 @@ def run(context: Context) -> Report:
     context.reporter.phase("Verifying")
     verification = verify_published(context, ready, trained, place, files)
     facts = (ready.resolved, trained.plan, trained.evaluation)
-    manifest = publish.make_manifest(context.run, place, files, facts, verification)
+    manifest = publish.make_manifest(context.run, context.base, place, files, facts, verification)
     return publish.write_manifest(context.output, context.run, manifest)
 
 
 def load_data(context: Context) -> Ready:
     """Tokenizer, token rows, and every setting resolved."""
     context.reporter.phase("PreparingData")
-    spec, source = context.run.spec, context.run.spec.model.source
-    config = model.load_config(context.model_folder, source)
-    tokenizer = model.load_tokenizer(context.model_folder, source, spec.data.chat_template)
+    spec, base = context.run.spec, context.base
+    config = model.load_config(base.folder, base.uri)
+    tokenizer = model.load_tokenizer(base.tokenizer, base.uri, spec.data.chat_template)
     padding = model.set_pad_token(tokenizer)
     limit = model.position_limit(config)
     data = prepare(context.examples, spec.data, tokenizer, limit, spec.training.seed)
     machine = model.machine(laptop=context.laptop)
     settings, chosen = resolve(spec, machine, len(data.train), data.max_length)
-    resolved = [*context.examples.resolved, *data.resolved, *padding, *chosen]
+    resolved = [*context.resolved, *context.examples.resolved, *data.resolved, *padding, *chosen]
     context.reporter.resolved(resolved, data.plan)
     return Ready(tokenizer, config, data, settings, resolved)
 
@@ -106,7 +106,7 @@ def train(context: Context, ready: Ready) -> Trained:
     start = fingerprints(net)
     trainer.train()
     require_movement(net, start, trainer.state.global_step)
-    stored = model.stored_dtype(context.model_folder)
+    stored = model.stored_dtype(context.base.folder)
     if spec.tuning.type == "Full":
         save.round_weights(net, stored)
     after = evaluate(context, ready, net) if rows else None
@@ -116,7 +116,7 @@ def train(context: Context, ready: Ready) -> Trained:
     reference = verify.reference(net, rows or ready.data.train, settings, ready.collator)
     full = spec.tuning.type == "Full"
     folder = context.output_folder
-    save.save_model(net, ready.tokenizer, context.model_folder, folder, full=full, dtype=stored)
+    save.save_model(net, ready.tokenizer, context.base, folder, full=full, dtype=stored)
     save.save_records(folder, context.run, ready.resolved, plan, evaluation)
     return Trained(plan, evaluation, reference)
 
@@ -125,13 +125,11 @@ def load_model(context: Context, ready: Ready) -> CausalLM:
     """The model with its trainable parameters, on the device."""
     spec, settings = context.run.spec, ready.settings
     set_seed(settings.seed)
-    source = spec.model.source
-    base = model.load_model(
-        context.model_folder, source, ready.config, settings.weights, settings.device
-    )
-    model.check_vocabulary(ready.tokenizer, base, source)
+    source = context.base
+    base = model.load_model(source, ready.config, settings.weights, settings.device)
+    model.check_vocabulary(ready.tokenizer, base, source.uri)
     checkpointing = settings.gradient_checkpointing
-    return adapters.apply(base, spec.tuning, source, checkpointing=checkpointing)
+    return adapters.apply(base, spec.tuning, source.identity, checkpointing=checkpointing)
 
 
 def build_trainer(context: Context, ready: Ready, net: CausalLM, log: TrainingLog) -> SFTTrainer:
@@ -178,8 +176,6 @@ def verify_published(
     """Read the output back from storage and compare it with what was trained."""
     folder = publish.fetch_back(place, context.scratch / "verify")
     verify.check_digests(folder, files)
-    spec = context.run.spec
-    full = spec.tuning.type == "Full"
-    source = spec.model.source
-    reopened = verify.reopen(folder, context.model_folder, source, ready.settings, full=full)
+    full = context.run.spec.tuning.type == "Full"
+    reopened = verify.reopen(folder, context.base, ready.settings, full=full)
     return verify.compare(reopened, trained.reference, ready.settings)

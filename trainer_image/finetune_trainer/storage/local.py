@@ -31,6 +31,11 @@ class LocalPlace:
     root: Path | None
     missing: Reason
 
+    @property
+    def identity(self) -> str:
+        """The URI."""
+        return self.uri
+
     def files(self) -> tuple[StoredFile, ...]:
         """All files below, or the one that this is."""
         self._check(self.path)

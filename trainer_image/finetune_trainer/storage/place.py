@@ -34,7 +34,12 @@ class Place(Protocol):
 
     @property
     def uri(self) -> str:
-        """The URI, for messages and manifests."""
+        """The URI, for messages."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """The URI for manifests: the same, with nothing in it that can come to mean another."""
         ...
 
     def files(self) -> tuple[StoredFile, ...]:

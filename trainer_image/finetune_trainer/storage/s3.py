@@ -36,6 +36,11 @@ class S3Place:
         """The URI."""
         return str(self.at)
 
+    @property
+    def identity(self) -> str:
+        """The URI."""
+        return self.uri
+
     def files(self) -> tuple[StoredFile, ...]:
         """The object of exactly this key, or all below it."""
         with translated(self.uri, self.missing):

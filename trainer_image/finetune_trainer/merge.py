@@ -1,0 +1,65 @@
+"""Adapters that were trained before: attached to their base, or merged into it.
+
+Used by `model` for a base that is itself an adapter of another job, by `verify` and by the commands.
+An adapter whose tensors do not all find their place would answer like the base, without an error;
+here it is one.
+"""
+
+from pathlib import Path
+
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
+
+from finetune_api.v1alpha1.reasons import Reason
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.foreign import CausalLM
+from finetune_trainer.model_files import ADAPTER
+
+
+def attach(base: CausalLM, folder: Path, uri: str) -> CausalLM:
+    """The base with an adapter on it, as PEFT loads it.
+
+    Args:
+        base: The model that the adapter was trained on.
+        folder: Local folder of the adapter.
+        uri: What it is called, for messages.
+
+    Raises:
+        TrainerError: CorruptModel if tensors are missing or left over.
+    """
+    try:
+        model = PeftModel.from_pretrained(base, str(folder))
+    except (ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
+        message = f"{uri}: the adapter cannot be loaded: {type(error).__name__}: {error}"
+        raise TrainerError(Reason.CORRUPT_MODEL, message[:1900]) from error
+    with safe_open(folder / ADAPTER, framework="pt") as file:
+        stored = set(file.keys())
+    expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    if stored != expected:
+        names = ", ".join(sorted(stored ^ expected)[:3])
+        message = (
+            f"{uri}: {len(stored ^ expected)} adapter tensors are missing or left over: {names}"
+        )
+        raise TrainerError(Reason.CORRUPT_MODEL, message)
+    return model
+
+
+def merge(base: CausalLM, folder: Path, uri: str) -> CausalLM:
+    """The base with an adapter added into its weights, in the dtype that they have.
+
+    Raises:
+        TrainerError: UnsupportedModel for an adapter that lives in the prompt and not in the weights,
+            CorruptModel as for `attach`, or if the sum is not finite.
+    """
+    config = PeftConfig.from_pretrained(str(folder))
+    if config.is_prompt_learning:
+        message = (
+            f"{uri} is a {config.peft_type.value} adapter, which cannot be merged into weights"
+        )
+        hint = "Tune further from its base model, or from an adapter of the LoRA family."
+        raise TrainerError(Reason.UNSUPPORTED_MODEL, message, hint)
+    try:
+        return attach(base, folder, uri).merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        message = f"{uri}: the adapter cannot be merged: {error}"
+        raise TrainerError(Reason.CORRUPT_MODEL, message[:1900]) from error
