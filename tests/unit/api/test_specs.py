@@ -41,10 +41,15 @@ def test_defaults_are_written_out() -> None:
         ({"method": {"type": "PPO", "ppo": {"rewardModel": "job://a"}}}, "method.ppo.rewardModel"),
         ({"method": {"type": "GRPO", "grpo": {"rewardModel": "job://a"}}}, "method.grpo.rewardModel"),
         ({"method": {"type": "RLOO", "rloo": {"rewardModel": "job://a"}}}, "method.rloo.rewardModel"),
-        ({"method": {"type": "Distillation", "distillation": {"teacher": "job://a"}}}, "method.distillation.teacher"),
-        ({"method": {"type": "DPO", "dpo": {"reference": {"source": "job://a"}}}}, "method.dpo.reference.source"),
-        ({"method": {"type": "IPO", "ipo": {"reference": {"source": "job://a"}}}}, "method.ipo.reference.source"),
-        ({"method": {"type": "KTO", "kto": {"reference": {"source": "job://a"}}}}, "method.kto.reference.source"),
+        (
+            {"method": {"type": "Distillation", "distillation": {"teacher": "job://a"}}},
+            "method.distillation.teacher",
+        ),
+        *(
+            ({"method": {"type": name.upper(), name: {"reference": {"source": "job://a"}}}},
+             f"method.{name}.reference.source")
+            for name in ("dpo", "ipo", "kto")
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
