@@ -56,6 +56,15 @@ VALID = (
     Case("KTO", _method("KTO", "UnpairedPreference")),
     Case("PPO", _method("PPO", "PromptOnly", ppo={"rewardModel": "job://reward"})),
     Case("GRPO", _method("GRPO", "PromptOnly", grpo={"rewards": [{"type": "ExactMatch", "column": "answer"}]})),
+    Case("rewards of every type", _method("RLOO", "PromptOnly", rloo={"rewards": [
+        {"type": "ExactMatch", "column": "answer", "weight": -0.5}, {"type": "Regex", "pattern": "[0-9]+"},
+        {"type": "Regex", "pattern": "<(.*)>", "column": "answer"}, {"type": "NumericAnswer", "column": "answer", "tolerance": 0.1},
+        {"type": "Length", "targetTokens": 20}, {"type": "JSONSchema", "jsonSchema": "{}"}, {"type": "JSONSchema"},
+        {"type": "Format", "pattern": "<a>.*</a>"}]})),
+    Case("rewards beside a reward model", _method("GRPO", "PromptOnly", grpo={
+        "rewardModel": "job://reward", "rewardModelWeight": 2, "rewards": [{"type": "Length", "targetTokens": 5}]})),
+    Case("PPO in minibatches", _method("PPO", "PromptOnly", ppo={
+        "rewardModel": "job://reward", "minibatches": 4, "klTarget": 6, "valueLearningRate": 1e-4, "missingEosPenalty": 1})),
     Case("eight GPUs, sharded", {"resources.gpusPerNode": 8, "distributed.strategy": "ZeRO3"}),
     Case("affinity", {"scheduling.affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
         "nodeSelectorTerms": [{"matchExpressions": [{"key": "gpu", "operator": "In", "values": ["h200"]}]}]}}}}),
@@ -86,6 +95,14 @@ INVALID = (
     Case("block of another method", _method("SFT", "Auto", dpo={}), "`dpo` is allowed only"),
     Case("PPO without a reward model", _method("PPO", "PromptOnly"), "ppo.rewardModel"),
     Case("GRPO without rewards", _method("GRPO", "PromptOnly", grpo={}), "give `rewards`"),
+    Case("reward without what it compares with", _method("GRPO", "PromptOnly", grpo={"rewards": [{"type": "ExactMatch"}]}), "need `column`"),
+    Case("reward without its pattern", _method("GRPO", "PromptOnly", grpo={"rewards": [{"type": "Format"}]}), "need `pattern`"),
+    Case("reward without its length", _method("GRPO", "PromptOnly", grpo={"rewards": [{"type": "Length"}]}), "need `targetTokens`"),
+    Case("reward with a field of another", _method("GRPO", "PromptOnly", grpo={"rewards": [
+        {"type": "Length", "targetTokens": 5, "pattern": "a"}]}), "`pattern` is allowed only with"),
+    Case("reward that names code", _method("GRPO", "PromptOnly", grpo={"rewards": [{"type": "Python", "code": "1"}]}), "type"),
+    Case("one answer a prompt", _method("GRPO", "PromptOnly", grpo={
+        "rewardModel": "job://reward", "answersPerPrompt": 1}), "answersPerPrompt"),
     Case("DPO on chats", _method("DPO", "Messages"), "DPO needs data of format Preference"),
     Case("SFT on pairs", _method("SFT", "Preference"), "SFT needs data of format"),
     Case("both evaluations", {"data.evaluation": {"fraction": 0.1, "sources": FILES}}, "exactly one of"),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
+from pydantic.alias_generators import to_camel
 
 from finetune_api.meta import ApiModel, Kubernetes, Line, Rule, SourceUri, only_with
 
@@ -25,6 +26,24 @@ Beta = Annotated[float, Field(ge=0, le=100)]
 Coefficient = Annotated[float, Field(ge=0, le=1000)]
 TokenCount = Annotated[int, Field(ge=1, le=131072)]
 Temperature = Annotated[float, Field(gt=0, le=10)]
+
+
+def _reward_needs(field: str, kinds: tuple[str, ...]) -> Rule:
+    camel = to_camel(field)
+    return Rule(
+        cel=f"has(self.{camel}) || !(self.type in {list(kinds)})",
+        message=f"{' and '.join(kinds)} need `{camel}`",
+        check=lambda r: getattr(r, field) is not None or r.type not in kinds,
+    )
+
+
+def _reward_takes(field: str, kinds: tuple[str, ...]) -> Rule:
+    camel = to_camel(field)
+    return Rule(
+        cel=f"!has(self.{camel}) || self.type in {list(kinds)}",
+        message=f"`{camel}` is allowed only with {' and '.join(kinds)}",
+        check=lambda r: getattr(r, field) is None or r.type in kinds,
+    )
 
 
 class Reference(ApiModel):
@@ -159,10 +178,10 @@ class PPO(ApiModel):
     """Clip range of the policy ratio."""
 
     value_clip_range: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Clip range of the value function."""
+    """How far an update may move a value, in units of the reward."""
 
-    value_coefficient: Coefficient = 0.1
-    """Weight of the value loss."""
+    value_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    """Learning rate of the value head, which begins with nothing and is not part of the output."""
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Discount factor."""
@@ -172,6 +191,9 @@ class PPO(ApiModel):
 
     epochs: Annotated[int, Field(ge=1, le=64)] = 4
     """Optimisation passes over each batch of answers."""
+
+    minibatches: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Updates a pass: the batch is cut into so many equal parts, anew in each pass."""
 
     whiten_rewards: bool = False
     """Normalise rewards within a batch."""
@@ -184,7 +206,27 @@ class PPO(ApiModel):
 
 
 class RewardFunction(ApiModel):
-    """One verifiable reward. There is no way to name code."""
+    """One verifiable reward, from 0 to 1. There is no way to name code."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *(
+            _reward_needs(field, kinds)
+            for field, kinds in {
+                "column": ("ExactMatch", "NumericAnswer"),
+                "pattern": ("Regex", "Format"),
+                "target_tokens": ("Length",),
+            }.items()
+        ),
+        *(
+            _reward_takes(field, kinds)
+            for field, kinds in {
+                "column": ("ExactMatch", "NumericAnswer", "Regex"),
+                "pattern": ("Regex", "Format"),
+                "target_tokens": ("Length",),
+                "json_schema": ("JSONSchema",),
+            }.items()
+        ),
+    )
 
     type: Literal["ExactMatch", "Regex", "NumericAnswer", "Length", "JSONSchema", "Format"]
     """Which function of the built-in library."""
@@ -193,16 +235,20 @@ class RewardFunction(ApiModel):
     """Its weight in the sum."""
 
     column: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """Column that holds the expected answer."""
+    """Column that holds the expected answer, for `ExactMatch`, `NumericAnswer` and, if what the
+    pattern captures is to be compared, `Regex`."""
 
     pattern: Line | None = None
-    """Regular expression, for `Regex` and `Format`."""
+    """Regular expression: found anywhere for `Regex`, matching the whole answer for `Format`."""
 
     target_tokens: TokenCount | None = None
     """Wanted answer length, for `Length`."""
 
     json_schema: Annotated[str, Field(max_length=16384)] | None = None
-    """JSON Schema document, for `JSONSchema`."""
+    """JSON Schema document, for `JSONSchema`. Without it, any JSON is right."""
+
+    tolerance: Annotated[float, Field(ge=0, le=1000)] = 1e-6
+    """Accepted difference for `NumericAnswer`, relative to the expected number (absolute below 1)."""
 
 
 class GroupSampling(ApiModel):
@@ -224,6 +270,9 @@ class GroupSampling(ApiModel):
 
     reward_model: SourceUri | None = None
     """A reward model: `job://name` of a Reward job, `s3://`, `hf://` or `pvc://`."""
+
+    reward_model_weight: Annotated[float, Field(ge=-1000, le=1000)] = 1
+    """Weight of the reward model's score in the sum."""
 
     answers_per_prompt: Annotated[int, Field(ge=2, le=128)] = 8
     """Answers sampled for each prompt (the group)."""
@@ -247,6 +296,9 @@ class GRPO(GroupSampling):
 
 class RLOO(GroupSampling):
     """REINFORCE leave-one-out (Ahmadian et al. 2024, arXiv 2402.14740)."""
+
+    beta: Beta = 0.05
+    """Penalty on the KL divergence from the reference."""
 
 
 class Distillation(ApiModel):
