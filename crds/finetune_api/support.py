@@ -104,11 +104,6 @@ CHECKS: tuple[Check, ...] = (
         lambda s: s.training.scheduler.type == "WarmupStableDecay",
         "use Cosine, Linear or Constant in this version",
     ),
-    Check(
-        "training.earlyStopping",
-        lambda s: s.training.early_stopping is not None,
-        "training runs to its last step in this version",
-    ),
     Check("training.extra", lambda s: bool(s.training.extra), "extra arguments are not read yet"),
     Check("resources.nodes", lambda s: s.resources.nodes > 1, "one node in this version"),
     Check(

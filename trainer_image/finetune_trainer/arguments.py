@@ -1,7 +1,8 @@
-"""Our names for settings, translated to those of TRL and PEFT. The only place that knows theirs.
+"""Our names for settings, translated to those of transformers, TRL and PEFT.
 
-A test compares every name with the fields of the installed classes, because they are renamed from
-release to release and an unknown one fails only when the pod has its GPU.
+The only place that knows theirs. A test compares every name with the fields of the installed classes,
+because they are renamed from release to release and an unknown one fails only when the pod has its
+GPU.
 """
 
 from collections.abc import Callable
@@ -13,8 +14,8 @@ from finetune_trainer.resolve import Settings
 
 SCHEDULERS = {"Cosine": "cosine", "Linear": "linear", "Constant": "constant_with_warmup"}
 
-# Argument of SFTConfig -> its value.
-SFT_FROM_SETTINGS: dict[str, Callable[[Settings], Any]] = {
+# Argument of TrainingArguments, which every trainer's own class extends -> its value.
+FROM_SETTINGS: dict[str, Callable[[Settings], Any]] = {
     "per_device_train_batch_size": lambda s: s.micro_batch_size,
     "gradient_accumulation_steps": lambda s: s.accumulation,
     "max_steps": lambda s: s.total_steps,
@@ -31,12 +32,7 @@ SFT_FROM_SETTINGS: dict[str, Callable[[Settings], Any]] = {
 }
 
 # Arguments that are the same for every run.
-SFT_FIXED: dict[str, Any] = {
-    # Rows come tokenized, masked and cut.
-    "dataset_kwargs": {"skip_prepare_dataset": True},
-    "max_length": None,
-    "packing": False,
-    "loss_type": "nll",
+FIXED: dict[str, Any] = {
     # Rows of like length share a batch: less padding.
     "train_sampling_strategy": "group_by_length",
     "optim": "adamw_torch",
@@ -52,6 +48,15 @@ SFT_FIXED: dict[str, Any] = {
     "disable_tqdm": True,
 }
 
+# Arguments of SFTConfig that are the same for every run.
+SFT_FIXED: dict[str, Any] = {
+    # Rows come tokenized, masked and cut.
+    "dataset_kwargs": {"skip_prepare_dataset": True},
+    "max_length": None,
+    "packing": False,
+    "loss_type": "nll",
+}
+
 # Argument of LoraConfig -> its value.
 LORA_FROM_SPEC: dict[str, Callable[[LoRA], Any]] = {
     "r": lambda lora: lora.rank,
@@ -61,10 +66,20 @@ LORA_FROM_SPEC: dict[str, Callable[[LoRA], Any]] = {
 LORA_FIXED: dict[str, Any] = {"task_type": "CAUSAL_LM", "bias": "none"}
 
 
+def trainer_arguments(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Keyword arguments of `transformers.TrainingArguments` and of every class that extends it.
+
+    Args:
+        settings: Of the run.
+        folder: Where the trainer may write.
+    """
+    chosen = {name: value(settings) for name, value in FROM_SETTINGS.items()}
+    return {**FIXED, **chosen, "output_dir": str(folder)}
+
+
 def sft_arguments(settings: Settings, folder: Path) -> dict[str, Any]:
-    """Keyword arguments of `trl.SFTConfig`; `folder` is where the trainer may write."""
-    chosen = {name: value(settings) for name, value in SFT_FROM_SETTINGS.items()}
-    return {**SFT_FIXED, **chosen, "output_dir": str(folder)}
+    """Keyword arguments of `trl.SFTConfig`."""
+    return {**trainer_arguments(settings, folder), **SFT_FIXED}
 
 
 def lora_arguments(lora: LoRA, targets: list[str]) -> dict[str, Any]:

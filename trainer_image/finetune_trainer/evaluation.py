@@ -10,15 +10,15 @@ from collections.abc import Sequence
 import torch
 
 from finetune_api.v1alpha1.reasons import Reason
-from finetune_trainer.batches import Collator
+from finetune_trainer.batches import Batch, Collator
 from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.foreign import CausalLM, Foreign
+from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.resolve import Settings
 
 
 def mean_loss(
-    model: CausalLM, rows: Sequence[TokenRow], settings: Settings, collator: Collator
+    model: Model, rows: Sequence[TokenRow], settings: Settings, collator: Collator
 ) -> float:
     """Loss in nats a supervised token.
 
@@ -35,17 +35,39 @@ def mean_loss(
     size = settings.micro_batch_size
     training = model.training
     model.eval()
-    loss, tokens = 0.0, 0
-    with torch.no_grad(), autocast(settings):
-        for first in range(0, len(ordered), size):
-            batch = collator.of_rows(ordered[first : first + size], settings.device)
-            outputs = model(**batch, fused_lm_head=True)
-            loss -= float(outputs.log_probs.sum(dtype=torch.float64))
-            tokens += int(outputs.label_mask.sum())
+    sums = TokenLoss(settings)
+    for first in range(0, len(ordered), size):
+        sums.add(model, collator.of_rows(ordered[first : first + size], settings.device))
     model.train(training)
-    if not math.isfinite(loss):
-        raise TrainerError(Reason.DIVERGED, f"the held-out loss is {loss}")
-    return loss / tokens
+    if not math.isfinite(sums.loss):
+        raise TrainerError(Reason.DIVERGED, f"the held-out loss is {sums.loss}")
+    return sums.mean
+
+
+class TokenLoss:
+    """Sums the loss over the supervised tokens of batches, without gradients.
+
+    Attributes:
+        loss: The sum so far, in nats.
+        tokens: How many tokens it is of.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.loss = 0.0
+        self.tokens = 0
+
+    @property
+    def mean(self) -> float:
+        """Loss in nats a token."""
+        return self.loss / self.tokens
+
+    def add(self, model: Model, batch: Batch) -> None:
+        """Take one batch into account; the model is in evaluation mode."""
+        with torch.no_grad(), autocast(self._settings):
+            outputs = model(**batch, fused_lm_head=True)
+        self.loss -= float(outputs.log_probs.sum(dtype=torch.float64))
+        self.tokens += int(outputs.label_mask.sum())
 
 
 def autocast(settings: Settings) -> Foreign:

@@ -6,8 +6,11 @@ they are unchecked.
 
 from typing import Any, TypeAlias
 
+Model: TypeAlias = Any
+"""A `transformers.PreTrainedModel` with any head, or PEFT's wrapper of one."""
+
 CausalLM: TypeAlias = Any
-"""A `transformers.PreTrainedModel`, or PEFT's wrapper of one."""
+"""The same with the head of a causal language model."""
 
 ModelConfig: TypeAlias = Any
 """A `transformers.PretrainedConfig`."""

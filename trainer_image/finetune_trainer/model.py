@@ -1,4 +1,4 @@
-"""Loading tokenizer, configuration and weights of a causal language model from local folders.
+"""Loading tokenizer, configuration and weights of a model from local folders, with the head it needs.
 
 Called by the recipes after `model_files` has passed the files. Adapters of earlier jobs are merged.
 Weights are loaded in the dtype that was asked for, never in another by default, and a tensor that is
@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer import merge
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.foreign import CausalLM, ModelConfig, Tokenizer
+from finetune_trainer.foreign import Model, ModelConfig, Tokenizer
+from finetune_trainer.heads import CAUSAL, Head
 from finetune_trainer.model_files import CONFIG, weight_files
 from finetune_trainer.resolve import Machine
 from finetune_trainer.sources import ModelSource
@@ -77,8 +77,8 @@ def set_pad_token(tokenizer: Tokenizer) -> list[Resolved]:
     return [Resolved(field="model.padToken", value=token, why=why)]
 
 
-def load_config(folder: Path, source: str) -> ModelConfig:
-    """The model's configuration, if it is of a causal language model that transformers has.
+def load_config(folder: Path, source: str, head: Head = CAUSAL) -> ModelConfig:
+    """The model's configuration, if transformers has this head for it.
 
     Raises:
         TrainerError: UnsupportedModel.
@@ -88,12 +88,12 @@ def load_config(folder: Path, source: str) -> ModelConfig:
     except Exception as error:
         message = f"{source}/{CONFIG}: {_brief(error)}"
         raise TrainerError(Reason.UNSUPPORTED_MODEL, message) from error
-    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
-    declared = json.loads((folder / CONFIG).read_text("utf-8")).get("architectures") or [known]
-    if known is None or known not in declared:
-        message = (
-            f"{source}/{CONFIG}: {declared[0]} is not a causal language model that is known here"
-        )
+    known = head.architectures(config.model_type)
+    declared = json.loads((folder / CONFIG).read_text("utf-8")).get("architectures") or list(known)
+    # A head that generates cannot start fresh, so the base must have it.
+    if not known or (not head.fresh and not set(known) & set(declared)):
+        named = ", ".join(declared) or config.model_type
+        message = f"{source}/{CONFIG}: {named} is not {head.words} that is known here"
         raise TrainerError(Reason.UNSUPPORTED_MODEL, message)
     return config
 
@@ -130,7 +130,9 @@ def check_weights(folder: Path, source: str) -> None:
             raise TrainerError(Reason.CORRUPT_MODEL, message) from None
 
 
-def load_model(source: ModelSource, config: ModelConfig, precision: str, device: str) -> CausalLM:
+def load_model(
+    source: ModelSource, config: ModelConfig, precision: str, device: str, head: Head = CAUSAL
+) -> Model:
     """The model with its weights, adapters of earlier jobs merged in.
 
     They are merged in the dtype that the base is stored in, so that the sum is the same model
@@ -141,20 +143,22 @@ def load_model(source: ModelSource, config: ModelConfig, precision: str, device:
         config: From `load_config`.
         precision: `Float32` or `BFloat16`: the dtype of the weights.
         device: `cpu` or `cuda`.
+        head: Which head it carries; one that may be fresh is made if the base has none.
 
     Raises:
         TrainerError: CorruptModel if tensors are missing or have other shapes.
     """
     wanted = DTYPES[precision]
     if not source.adapters:
-        return _load_whole(source.folder, source.uri, config, wanted).to(device)
-    model = _load_whole(source.folder, source.uri, config, stored_dtype(source.folder))
+        return _load_whole(source.folder, source.uri, config, wanted, head).to(device)
+    stored = stored_dtype(source.folder)
+    model = _load_whole(source.folder, source.uri, config, stored, head)
     for folder in source.adapters:
         model = merge.merge(model, folder, source.uri)
     return _cast(model, wanted).to(device)
 
 
-def _cast(model: CausalLM, dtype: torch.dtype) -> CausalLM:
+def _cast(model: Model, dtype: torch.dtype) -> Model:
     # Parameters alone: some buffers, such as those of rotary embeddings, must keep their float32.
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
@@ -162,10 +166,12 @@ def _cast(model: CausalLM, dtype: torch.dtype) -> CausalLM:
     return model
 
 
-def _load_whole(folder: Path, source: str, config: ModelConfig, dtype: torch.dtype) -> CausalLM:
+def _load_whole(
+    folder: Path, source: str, config: ModelConfig, dtype: torch.dtype, head: Head
+) -> Model:
     check_weights(folder, source)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = head.loader.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
@@ -173,19 +179,20 @@ def _load_whole(folder: Path, source: str, config: ModelConfig, dtype: torch.dty
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=bool(head.fresh),
         )
     except (RuntimeError, ValueError, OSError, SafetensorError, KeyError) as error:
         if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
             raise
         message = f"{source}: the weights cannot be loaded: {_brief(error)}"
         raise TrainerError(Reason.CORRUPT_MODEL, message) from error
-    _refuse_missing(info, source)
+    _refuse_missing(info, source, head)
     # The cache of keys and values is for generation.
     model.config.use_cache = False
     return model
 
 
-def check_vocabulary(tokenizer: Tokenizer, model: CausalLM, source: str) -> None:
+def check_vocabulary(tokenizer: Tokenizer, model: Model, source: str) -> None:
     """See that every token has an embedding.
 
     Raises:
@@ -199,15 +206,18 @@ def check_vocabulary(tokenizer: Tokenizer, model: CausalLM, source: str) -> None
         raise TrainerError(Reason.UNSUPPORTED_MODEL, message)
 
 
-def _refuse_missing(info: dict[str, Any], source: str) -> None:
+def _refuse_missing(info: dict[str, Any], source: str, head: Head) -> None:
     missing = sorted(info.get("missing_keys") or ())
     mismatched = sorted(str(key) for key in info.get("mismatched_keys") or ())
-    if missing or mismatched:
-        names = ", ".join((missing + mismatched)[:3])
-        message = (
-            f"{source}: {len(missing) + len(mismatched)} tensors are missing or misshapen: {names}"
-        )
+    absent = [key for key in missing + mismatched if not _is_fresh(key, head)]
+    if absent:
+        names = ", ".join(absent[:3])
+        message = f"{source}: {len(absent)} tensors are missing or misshapen: {names}"
         raise TrainerError(Reason.CORRUPT_MODEL, message)
+
+
+def _is_fresh(key: str, head: Head) -> bool:
+    return any(f".{part}" in f".{key}" for part in head.fresh)
 
 
 def _brief(error: Exception) -> str:

@@ -12,6 +12,8 @@ from typing import Protocol, TextIO
 from finetune_api.records import ProgressRecord, ResolvedRecord
 from finetune_api.v1alpha1.status import Plan, Progress, Resolved
 
+Figure = str | int | dict[str, str] | None
+
 # The operator reads the tail of the log only, so what was resolved is told again.
 RECORDS_BETWEEN_RESOLVED = 50
 
@@ -104,7 +106,7 @@ class Reporter:
         self._update(phase=name)
         self._send()
 
-    def step(self, *, final: bool, **figures: str | int | None) -> None:
+    def step(self, *, final: bool, **figures: Figure) -> None:
         """A step is done.
 
         Args:
@@ -124,7 +126,7 @@ class Reporter:
         self._resolved = ResolvedRecord(resolved=resolved, plan=plan)
         self._sink.resolved(self._resolved)
 
-    def _update(self, **figures: str | int | None) -> None:
+    def _update(self, **figures: Figure) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         known = self.latest.model_dump() if self.latest else {}
         self.latest = Progress.model_validate({**known, **figures, "update_time": now})

@@ -13,6 +13,7 @@ from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
 from finetune_api.v1alpha1.training import Training
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.learning_rates import learning_rate
 
 # Rows a step; larger batches cost LoRA quality, smaller ones speed.
 BATCH_CAP = 16
@@ -22,8 +23,7 @@ MICRO_BATCH_CAP = 8
 TOKENS_A_PASS = 16384
 MANY_ROWS = 10_000
 LOG_ENTRIES = 100
-LEARNING_RATES = {"LoRA": 2e-4, "Full": 1e-5}
-WEIGHT_DECAYS = {"LoRA": 0.0, "Full": 0.01}
+FULL_WEIGHT_DECAY = 0.01
 
 
 @dataclass(frozen=True)
@@ -210,15 +210,15 @@ def _total_steps(training: Training, rows: int, batch: int, notes: _Notes) -> in
 def _learning_rate(spec: FineTuneJobSpec, notes: _Notes) -> float:
     if spec.training.learning_rate is not None:
         return spec.training.learning_rate
-    rate = LEARNING_RATES[spec.tuning.type]
-    notes.add("training.learningRate", f"{rate:g}", f"usual for {spec.tuning.type} SFT")
+    rate, why = learning_rate(spec.method.type, spec.tuning.type, spec.model.task)
+    notes.add("training.learningRate", f"{rate:g}", why)
     return rate
 
 
 def _weight_decay(spec: FineTuneJobSpec, notes: _Notes) -> float:
     if spec.training.weight_decay is not None:
         return spec.training.weight_decay
-    decay = WEIGHT_DECAYS[spec.tuning.type]
+    decay = FULL_WEIGHT_DECAY if spec.tuning.type == "Full" else 0.0
     notes.add("training.weightDecay", f"{decay:g}", f"usual for {spec.tuning.type}")
     return decay
 

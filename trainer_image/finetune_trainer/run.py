@@ -8,6 +8,8 @@ import threading
 from pathlib import Path
 
 from finetune_api.records import Report
+from finetune_api.v1alpha1.method import MethodType
+from finetune_api.v1alpha1.model import Task
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer import inputs, recipes
 from finetune_trainer.context import Context
@@ -22,15 +24,15 @@ from finetune_trainer.storage import Storage
 class RecipeImport:
     """Imports a recipe, and with it torch and its family, in a thread."""
 
-    def __init__(self, method: str) -> None:
-        self._method = method
-        self._recipe: recipes.Recipe | None = None
+    def __init__(self, method: MethodType, task: Task) -> None:
+        self._wanted = method, task
+        self._recipe: recipes.Run | None = None
         self._error: BaseException | None = None
         # A daemon, because nothing may keep a stopped run from ending.
         self._thread = threading.Thread(target=self._import, name="imports", daemon=True)
         self._thread.start()
 
-    def wait(self) -> recipes.Recipe:
+    def wait(self) -> recipes.Run:
         """The recipe, once it is there; raises what its import raised."""
         self._thread.join()
         if self._recipe is None:
@@ -39,7 +41,7 @@ class RecipeImport:
 
     def _import(self) -> None:
         try:
-            self._recipe = recipes.load(self._method)
+            self._recipe = recipes.load(*self._wanted)
         except BaseException as error:  # noqa: BLE001 - handed to the main thread
             self._error = error
 
@@ -60,17 +62,17 @@ def execute(given: RunInput, environment: Environment, reporter: Reporter) -> Re
         return published
     found = inputs.check(run, storage, laptop=given.laptop)
     inputs.probe_output(output, run, scratch)
-    importing = RecipeImport(run.spec.method.type)
+    importing = RecipeImport(run.spec.method.type, run.spec.model.task)
     train = inputs.fetch_data(found.train, scratch / "data" / "train")
     held_out = inputs.fetch_data(found.evaluation, scratch / "data" / "evaluation")
     examples = load(run.spec.data, train, held_out)
     reporter.phase("LoadingModel")
     models = inputs.fetch_models(found.models, scratch / "model")
     resolved = tuple(inputs.resolved(found.models))
-    recipe = importing.wait()
-    return recipe.run(
-        Context(run, models, resolved, examples, output, scratch, reporter, laptop=given.laptop)
+    context = Context(
+        run, models, resolved, examples, output, scratch, reporter, laptop=given.laptop
     )
+    return importing.wait()(context)
 
 
 def _fresh(scratch: Path) -> Path:

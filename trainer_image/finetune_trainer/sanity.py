@@ -1,21 +1,70 @@
-"""Proof that training trained: gradients reach every trainable tensor, and every one has moved.
+"""Proof that training trains: a first loss that is known, gradients everywhere, movement, a save.
 
-Called by the recipe's callback and by the recipe. It compares two sums over each tensor and keeps no
-copy.
+Called by `watch` at the first step and by `recipes.course` after the last. Movement is told by two
+sums over each tensor, so that no copy is kept.
 """
 
 import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.foreign import CausalLM
+from finetune_trainer.foreign import Model
 
 Fingerprints = dict[str, tuple[float, float]]
 
 
-def fingerprints(model: CausalLM) -> Fingerprints:
+@dataclass(frozen=True)
+class KnownAnswer:
+    """What the loss of the first step must be, because nothing has been learnt yet.
+
+    Attributes:
+        loss: The value, in nats.
+        tolerance: Largest deviation.
+        why: Where the value comes from.
+    """
+
+    loss: float
+    tolerance: float
+    why: str
+
+    def check(self, loss: float) -> None:
+        """See that it is met.
+
+        Raises:
+            TrainerError: SanityCheckFailed with both values.
+        """
+        if abs(loss - self.loss) <= self.tolerance:
+            return
+        raise _failed(
+            f"the loss of the first step is {loss:.4f}, but must be {self.loss:.4f} "
+            f"± {self.tolerance:.2g}: {self.why}",
+            [],
+        )
+
+
+@contextmanager
+def as_before_training(model: Model) -> Iterator[None]:
+    """The model in evaluation mode, without its adapter if it has one."""
+    training = model.training
+    model.eval()
+    adapter_off = model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
+    try:
+        with adapter_off:
+            yield
+    finally:
+        model.train(training)
+
+
+def fingerprints(model: Model) -> Fingerprints:
     """Two sums over each trainable tensor; one changed element changes them."""
     return {
         name: (_sum(parameter), _sum(parameter.detach().square()))
@@ -24,7 +73,7 @@ def fingerprints(model: CausalLM) -> Fingerprints:
     }
 
 
-def require_gradients(model: CausalLM) -> None:
+def require_gradients(model: Model) -> None:
     """See that the backward pass reached every trainable tensor.
 
     Raises:
@@ -37,7 +86,7 @@ def require_gradients(model: CausalLM) -> None:
         raise _failed(what, without)
 
 
-def require_movement(model: CausalLM, before: Fingerprints, steps: int) -> None:
+def require_movement(model: Model, before: Fingerprints, steps: int) -> None:
     """See that training changed every trainable tensor.
 
     Args:
@@ -61,6 +110,47 @@ def require_movement(model: CausalLM, before: Fingerprints, steps: int) -> None:
         still = [name for name in still if ".lora_A." not in name]
     if still:
         raise _failed(f"{len(still)} trainable tensors did not move in {steps} steps", still)
+
+
+def require_reload(model: Model, folder: Path) -> None:
+    """Save as at the end, read back, compare: what cannot be saved is told after one step.
+
+    Args:
+        model: The model in training.
+        folder: Where to write; removed afterwards.
+
+    Raises:
+        TrainerError: SanityCheckFailed naming tensors that were lost or changed on the way.
+    """
+    try:
+        lost = _lost_in_saving(model, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if lost:
+        raise _failed(f"{len(lost)} tensors do not survive being saved after step 1", lost)
+
+
+def _lost_in_saving(model: Model, folder: Path) -> list[str]:
+    if isinstance(model, PeftModel):
+        model.save_pretrained(folder, save_embedding_layers=False)
+        expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    else:
+        model.save_pretrained(folder)
+        expected = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    stored: dict[str, torch.Tensor] = {}
+    for path in folder.glob("*.safetensors"):
+        stored |= load_file(path)
+    known = {_digest(tensor) for tensor in stored.values()}
+    if not expected:
+        return ["nothing to save"]
+    # Tied weights are stored once, under one of their names, so tensors are told by content.
+    return [name for name, tensor in expected.items() if _digest(tensor) not in known]
+
+
+def _digest(tensor: torch.Tensor) -> tuple[tuple[int, ...], str, str]:
+    held = tensor.detach().cpu()
+    # As text, because a tensor of NaN equals itself there; that it is NaN is for others to tell.
+    return tuple(held.shape), str(_sum(held)), str(_sum(held.square()))
 
 
 def _sum(tensor: torch.Tensor) -> float:

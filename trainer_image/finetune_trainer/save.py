@@ -12,14 +12,14 @@ import torch
 
 from finetune_api.run_file import RunFile
 from finetune_api.v1alpha1.status import Evaluation, Plan, Resolved
-from finetune_trainer.foreign import CausalLM, Tokenizer
+from finetune_trainer.foreign import Model, Tokenizer
 from finetune_trainer.model_card import model_card
 from finetune_trainer.sources import ModelSource
 
 GENERATION_CONFIG = "generation_config.json"
 
 
-def round_weights(model: CausalLM, dtype: torch.dtype) -> None:
+def round_weights(model: Model, dtype: torch.dtype) -> None:
     """Round every weight to what `dtype` can hold; the weights keep their own dtype."""
     with torch.no_grad():
         for parameter in model.parameters():
@@ -27,7 +27,7 @@ def round_weights(model: CausalLM, dtype: torch.dtype) -> None:
 
 
 def save_model(
-    model: CausalLM,
+    model: Model,
     tokenizer: Tokenizer,
     base: ModelSource,
     folder: Path,

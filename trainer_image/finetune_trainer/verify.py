@@ -15,7 +15,8 @@ from finetune_trainer.batches import Batch, Collator
 from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluation import autocast
-from finetune_trainer.foreign import CausalLM
+from finetune_trainer.foreign import Model
+from finetune_trainer.heads import CAUSAL, Head
 from finetune_trainer.merge import attach
 from finetune_trainer.model import load_config, load_model
 from finetune_trainer.output_manifest import OutputFile, Verification
@@ -35,20 +36,23 @@ class Reference:
 
     Attributes:
         batch: Real rows, cut short.
-        logits: Of shape (rows, tokens, vocabulary), float32, on the CPU; padding included.
+        logits: Float32, on the CPU, padding included; of shape (rows, tokens, vocabulary) for a
+            language model, (rows, labels) or (rows, tokens, labels) for a classifier.
     """
 
     batch: Batch
     logits: torch.Tensor
 
 
-def reference(
-    model: CausalLM, rows: Sequence[TokenRow], settings: Settings, collator: Collator
-) -> Reference:
-    """The trained model's logits on a few rows."""
-    probe = [row.truncated(PROBE_TOKENS) for row in rows[:PROBE_ROWS]]
-    batch = collator.of_rows(probe, "cpu")
-    return Reference(batch, _logits(model, batch, settings))
+def probe_of(rows: Sequence[TokenRow], collator: Collator) -> Batch:
+    """A few rows, cut short, as model inputs."""
+    batch = collator.of_rows([row.truncated(PROBE_TOKENS) for row in rows[:PROBE_ROWS]], "cpu")
+    return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
+
+def reference(model: Model, probe: Batch, settings: Settings) -> Reference:
+    """The trained model's logits on a probe."""
+    return Reference(probe, _logits(model, probe, settings))
 
 
 def check_digests(folder: Path, expected: Sequence[OutputFile]) -> None:
@@ -65,13 +69,16 @@ def check_digests(folder: Path, expected: Sequence[OutputFile]) -> None:
             raise _failed(f"{file.path} came back with another SHA-256")
 
 
-def reopen(folder: Path, base: ModelSource, settings: Settings, *, full: bool) -> CausalLM:
+def reopen(
+    folder: Path, base: ModelSource, settings: Settings, head: Head = CAUSAL, *, full: bool
+) -> Model:
     """Load the output as anybody would.
 
     Args:
         folder: The output, as fetched from storage.
         base: The model that was tuned.
         settings: For device and precision.
+        head: Which head the model carries.
         full: Whether all weights were tuned.
 
     Raises:
@@ -79,8 +86,8 @@ def reopen(folder: Path, base: ModelSource, settings: Settings, *, full: bool) -
     """
     whole = ModelSource.of_folder(folder, "the output") if full else base
     try:
-        config = load_config(whole.folder, whole.uri)
-        model = load_model(whole, config, settings.weights, settings.device)
+        config = load_config(whole.folder, whole.uri, head)
+        model = load_model(whole, config, settings.weights, settings.device, head)
         return model if full else attach(model, folder, "the output")
     except TrainerError as error:
         raise _failed(f"the output cannot be loaded: {error.message}") from error
@@ -88,7 +95,7 @@ def reopen(folder: Path, base: ModelSource, settings: Settings, *, full: bool) -
         raise _failed(f"the output cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def compare(model: CausalLM, trained: Reference, settings: Settings) -> Verification:
+def compare(model: Model, trained: Reference, settings: Settings) -> Verification:
     """Compare the logits of the reopened model with those of the trained one.
 
     Raises:
@@ -103,11 +110,11 @@ def compare(model: CausalLM, trained: Reference, settings: Settings) -> Verifica
     return Verification(max_logit_difference=difference, tolerance=tolerance)
 
 
-def _logits(model: CausalLM, batch: Batch, settings: Settings) -> torch.Tensor:
+def _logits(model: Model, batch: Batch, settings: Settings) -> torch.Tensor:
     model.eval()
-    inputs = {name: batch[name].to(settings.device) for name in ("input_ids", "attention_mask")}
+    inputs = {name: tensor.to(settings.device) for name, tensor in batch.items()}
     with torch.no_grad(), autocast(settings):
-        logits: torch.Tensor = model(**inputs, use_cache=False).logits
+        logits: torch.Tensor = model(**inputs).logits
     return logits.float().cpu()
 
 

@@ -60,6 +60,11 @@ class FineTuneJobSpec(ApiModel):
             "use ZeRO2 or FSDP",
             check=lambda s: s.tuning.type != "QLoRA" or s.distributed.strategy != "ZeRO3",
         ),
+        Rule(
+            cel="!has(self.training.earlyStopping) || has(self.data.evaluation)",
+            message="`training.earlyStopping` needs held-out rows; give `data.evaluation`",
+            check=lambda s: s.training.early_stopping is None or s.data.evaluation is not None,
+        ),
         *unchanged("storage", "tracking"),
     )
 

@@ -32,7 +32,10 @@ class Scheduler(ApiModel):
 
 
 class EarlyStopping(ApiModel):
-    """Stop when the evaluation loss no longer falls."""
+    """Stop when the evaluation loss no longer falls, or the reward no longer rises (PPO, GRPO, RLOO).
+
+    The weights of the best evaluation are then published.
+    """
 
     patience: Annotated[int, Field(ge=1, le=1000)] = 3
     """Evaluations without improvement before the job stops."""
@@ -49,6 +52,11 @@ class Training(ApiModel):
             cel="!(has(self.epochs) && has(self.maxSteps))",
             message="give at most one of `epochs` and `maxSteps`",
             check=lambda t: t.epochs is None or t.max_steps is None,
+        ),
+        Rule(
+            cel="!has(self.earlyStopping) || has(self.evaluateEverySteps)",
+            message="`earlyStopping` looks at evaluations, so it needs `evaluateEverySteps`",
+            check=lambda t: t.early_stopping is None or t.evaluate_every_steps is not None,
         ),
         auto_or_between("batch_size", 1, 1048576),
         auto_or_between("micro_batch_size", 1, 65536),

@@ -1,10 +1,19 @@
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.sanity import fingerprints, require_gradients, require_movement
+from finetune_trainer.sanity import (
+    KnownAnswer,
+    fingerprints,
+    require_gradients,
+    require_movement,
+    require_reload,
+)
 
 
 class Adapter(nn.Module):
@@ -78,3 +87,34 @@ def test_gradients_must_be_everywhere(model: Adapter) -> None:
     assert "lora_B" in caught.value.message
     model.layer.lora_B["default"].weight.grad = torch.zeros(4, 2)
     require_gradients(model)
+
+
+def test_a_known_first_loss_is_held_to() -> None:
+    known = KnownAnswer(loss=0.6931, tolerance=1e-3, why="ln 2")
+    known.check(0.6929)
+    with pytest.raises(TrainerError) as caught:
+        known.check(0.70)
+    assert caught.value.reason is Reason.SANITY_CHECK_FAILED
+    assert "0.7000, but must be 0.6931" in caught.value.message
+    with pytest.raises(TrainerError):
+        known.check(float("nan"))
+
+
+class Saved(nn.Linear):
+    """A model whose saving loses the bias, as saving under sharding can."""
+
+    def __init__(self, *, lossy: bool) -> None:
+        super().__init__(3, 3)
+        self.lossy = lossy
+
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        kept = {n: p for n, p in self.state_dict().items() if not (self.lossy and n == "bias")}
+        save_file(kept, folder / "model.safetensors")
+
+
+def test_a_save_that_loses_a_tensor_is_told_after_one_step(tmp_path: Path) -> None:
+    require_reload(Saved(lossy=False), tmp_path / "first")
+    with pytest.raises(TrainerError, match=r"1 tensors do not survive .* bias"):
+        require_reload(Saved(lossy=True), tmp_path / "first")
+    assert not (tmp_path / "first").exists()

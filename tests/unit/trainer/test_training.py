@@ -163,6 +163,22 @@ def test_loss_does_not_depend_on_how_a_batch_is_split(workshop: Workshop) -> Non
     assert split == pytest.approx(whole, rel=1e-4)
 
 
+def test_early_stopping_publishes_the_best_evaluation(workshop: Workshop) -> None:
+    # A rate that soon makes things worse: the held-out loss falls once or twice and then rises.
+    training = {"maxSteps": 40, "learningRate": 0.3, "evaluateEverySteps": 1}
+    training |= {"earlyStopping": {"patience": 3}, "scheduler": {"type": "Constant"}}
+    report = workshop.run({"training": training, "data.evaluation": {"fraction": 0.25}}).report
+    assert report.outcome == "Complete", report.message
+    stopped = {r.field: r.value for r in report.resolved}["training.earlyStopping"]
+    step = int(stopped.removeprefix("stopped at step "))
+    assert step < 40
+    lines = (workshop.published() / "training_log.jsonl").read_text().splitlines()
+    measured = [e["evaluationLoss"] for e in map(json.loads, lines) if "evaluationLoss" in e]
+    assert len(measured) == step
+    assert float(report.evaluation.loss_after) == pytest.approx(min(measured), abs=1e-3)
+    assert min(measured) < measured[-1]
+
+
 def test_same_seed_same_adapter(workshop: Workshop) -> None:
     steps = {**RATE, "training.maxSteps": 3, "tuning.lora": {"dropout": 0.1}}
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

@@ -54,7 +54,7 @@ def published(model_folder: Path, tmp_path: Path) -> tuple[Path, verify.Referenc
         for name, parameter in net.named_parameters():
             if ".lora_B." in name:
                 parameter.normal_(std=0.02)
-    reference = verify.reference(net, ROWS, SETTINGS, Collator(0))
+    reference = verify.reference(net, verify.probe_of(ROWS, Collator(0)), SETTINGS)
     tokenizer = model.load_tokenizer(model_folder, SOURCE, None)
     folder = tmp_path / "output"
     save.save_model(net, tokenizer, source, folder, full=False, dtype=torch.float32)

@@ -1,26 +1,29 @@
-"""Recipes: one module a training method, each with `run(context) -> Report`.
+"""Recipes: one module a training method, and the course of a run that they share.
 
-Looked up by `spec.method.type`. A recipe imports torch, so its module is loaded by name, and only when
-the cheap checks have passed.
+Looked up by `spec.method.type` and `spec.model.task`. A recipe imports torch, so its module is loaded
+by name, and only when the cheap checks have passed.
 """
 
 import importlib
-from typing import Protocol, cast
+from collections.abc import Callable
+from typing import cast
 
 from finetune_api.records import Report
+from finetune_api.v1alpha1.method import MethodType
+from finetune_api.v1alpha1.model import Task
 from finetune_trainer.context import Context
 
-_MODULES = {"SFT": "finetune_trainer.recipes.sft"}
+Run = Callable[[Context], Report]
+
+# Method and task -> module of this folder and its class.
+_RECIPES: dict[tuple[MethodType, Task], tuple[str, str]] = {
+    ("SFT", "text-generation"): ("sft", "SFT"),
+}
 
 
-class Recipe(Protocol):
-    """A module of this folder."""
-
-    def run(self, context: Context) -> Report:
-        """Train, publish and verify; returns the report of success."""
-        ...
-
-
-def load(method: str) -> Recipe:
-    """The recipe of a method; takes seconds, for the libraries that come with it."""
-    return cast("Recipe", importlib.import_module(_MODULES[method]))
+def load(method: MethodType, task: Task) -> Run:
+    """What runs a job of this method and task; takes seconds, for the libraries that come with it."""
+    module, name = _RECIPES[method, task]
+    recipe = getattr(importlib.import_module(f"{__name__}.{module}"), name)()
+    course = importlib.import_module(f"{__name__}.course")
+    return cast("Run", lambda context: course.run(recipe, context))

@@ -1,181 +1,96 @@
-"""Supervised fine-tuning of a causal language model, with all weights or a LoRA adapter.
+"""Supervised fine-tuning of a causal language model.
 
-Run by `run`. The loop is that of TRL's SFTTrainer; rows, masks, checks, evaluation and publication are
-ours. The loss is a mean over the supervised tokens of the whole batch, however it is split.
+The loop is that of TRL's SFTTrainer; rows, masks, checks and evaluation are ours. The loss is a mean
+over the supervised tokens of the whole batch, however it is split.
 """
 
-import gc
-from dataclasses import dataclass
-from typing import Any
-
-import torch
-from transformers import PrinterCallback, set_seed
+from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from finetune_api.records import Report
-from finetune_api.v1alpha1.status import Evaluation, Plan, Resolved
-from finetune_trainer import adapters, model, publish, save, verify
+from finetune_trainer import verify
 from finetune_trainer.arguments import sft_arguments
-from finetune_trainer.batches import Collator, dataset
-from finetune_trainer.callback import TrainingWatch
+from finetune_trainer.batches import Batch, Collator, dataset
+from finetune_trainer.callback import WatchCallback
 from finetune_trainer.context import Context
 from finetune_trainer.data.prepare import prepare
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import TokenRow
-from finetune_trainer.evaluation import mean_loss
-from finetune_trainer.foreign import CausalLM, Tokenizer
-from finetune_trainer.output_manifest import OutputFile, Verification
-from finetune_trainer.resolve import Settings, resolve
-from finetune_trainer.sanity import fingerprints, require_movement
-from finetune_trainer.storage import Place
-from finetune_trainer.training_log import TrainingLog
+from finetune_trainer.evaluation import TokenLoss, mean_loss
+from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
+from finetune_trainer.model import position_limit
+from finetune_trainer.recipes.recipe import Ready, Recipe
+from finetune_trainer.sanity import KnownAnswer, as_before_training
+from finetune_trainer.watch import Measures, Watch
+
+FIRST_LOSS_TOLERANCE = 0.05
 
 
-@dataclass(frozen=True)
-class Ready:
-    """Data and settings, before the weights are loaded."""
+class FirstStep(SFTTrainer):
+    """TRL's trainer, which also takes the loss of the unchanged model on the first step's rows.
 
-    tokenizer: Tokenizer
-    config: Any
-    data: Prepared[TokenRow]
-    settings: Settings
-    resolved: list[Resolved]
+    Attributes:
+        unchanged: That loss.
+    """
 
-    @property
-    def collator(self) -> Collator:
-        """Makes the batches of this run."""
-        return Collator(self.tokenizer.pad_token_id)
+    def __init__(self, *, unchanged: TokenLoss, **arguments: Foreign) -> None:
+        self.unchanged = unchanged
+        super().__init__(**arguments)
 
-
-@dataclass(frozen=True)
-class Trained:
-    """What is left of training once the model is freed; its files lie in the output folder."""
-
-    plan: Plan
-    evaluation: Evaluation | None
-    reference: verify.Reference
+    def compute_loss(
+        self, model: Model, inputs: Batch, *rest: Foreign, **named: Foreign
+    ) -> Foreign:
+        """The loss of one forward pass."""
+        if self.state.global_step == 0:
+            with as_before_training(model):
+                self.unchanged.add(model, inputs)
+        return super().compute_loss(model, inputs, *rest, **named)
 
 
-def run(context: Context) -> Report:
-    """Train, publish and verify."""
-    ready = load_data(context)
-    trained = train(context, ready)
-    # Only now is the trained model out of memory, and the published one can be loaded beside nothing.
-    gc.collect()
-    torch.cuda.empty_cache()
-    place = publish.attempt_place(context.output, context.run)
-    context.reporter.phase("Publishing")
-    files = publish.upload(context.output_folder, place)
-    context.reporter.phase("Verifying")
-    verification = verify_published(context, ready, trained, place, files)
-    facts = (ready.resolved, trained.plan, trained.evaluation)
-    manifest = publish.make_manifest(context.run, context.base, place, files, facts, verification)
-    return publish.write_manifest(context.output, context.run, manifest)
+class SFT(Recipe):
+    """The method SFT for text generation."""
+
+    def prepare(
+        self, context: Context, tokenizer: Tokenizer, config: ModelConfig
+    ) -> Prepared[TokenRow]:
+        """Token rows with masks."""
+        spec = context.run.spec
+        limit = position_limit(config)
+        return prepare(context.examples, spec.data, tokenizer, limit, spec.training.seed)
+
+    def build_trainer(self, ready: Ready, net: Model, watch: Watch) -> Foreign:
+        """TRL's trainer with our rows, our collator and our watch."""
+        trainer = FirstStep(
+            unchanged=TokenLoss(ready.settings),
+            model=net,
+            args=SFTConfig(**sft_arguments(ready.settings, ready.context.scratch / "trainer")),
+            train_dataset=dataset(ready.data.train),
+            processing_class=ready.tokenizer,
+            data_collator=_collator(ready),
+            callbacks=[WatchCallback(watch)],
+        )
+        # It prints Python dictionaries to stdout.
+        trainer.remove_callback(PrinterCallback)
+        # TRL's loss divides by the tokens of the whole batch, whatever the model's own forward takes.
+        trainer.model_accepts_loss_kwargs = True
+        return trainer
+
+    def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer:
+        """The loss of the model before training, on the same tokens, however they were split."""
+        loss = trainer.unchanged.mean
+        # Dropout within the model, and bfloat16, are what may differ.
+        tolerance = FIRST_LOSS_TOLERANCE * max(1.0, loss)
+        return KnownAnswer(loss, tolerance, "that of the model before training, on the same rows")
+
+    def measure(self, ready: Ready, trainer: Foreign) -> Measures:
+        """The loss a supervised token."""
+        rows, settings = ready.data.evaluation, ready.settings
+        return {"loss": mean_loss(trainer.model, rows, settings, _collator(ready))}
+
+    def probe(self, ready: Ready) -> Batch:
+        """Rows as they are trained on."""
+        rows = ready.data.evaluation or ready.data.train
+        return verify.probe_of(rows, _collator(ready))
 
 
-def load_data(context: Context) -> Ready:
-    """Tokenizer, token rows, and every setting resolved."""
-    context.reporter.phase("PreparingData")
-    spec, base = context.run.spec, context.base
-    config = model.load_config(base.folder, base.uri)
-    tokenizer = model.load_tokenizer(base.tokenizer, base.uri, spec.data.chat_template)
-    padding = model.set_pad_token(tokenizer)
-    limit = model.position_limit(config)
-    data = prepare(context.examples, spec.data, tokenizer, limit, spec.training.seed)
-    machine = model.machine(laptop=context.laptop)
-    settings, chosen = resolve(spec, machine, len(data.train), data.max_length)
-    resolved = [*context.resolved, *context.examples.resolved, *data.resolved, *padding, *chosen]
-    context.reporter.resolved(resolved, data.plan)
-    return Ready(tokenizer, config, data, settings, resolved)
-
-
-def train(context: Context, ready: Ready) -> Trained:
-    """Everything between loading the weights and having the output folder."""
-    spec, settings, rows = context.run.spec, ready.settings, ready.data.evaluation
-    context.reporter.phase("LoadingModel")
-    net = load_model(context, ready)
-    trainable, total = adapters.count_parameters(net)
-    plan = ready.data.plan.model_copy(
-        update={"trainable_parameters": trainable, "total_parameters": total}
-    )
-    context.reporter.resolved(ready.resolved, plan)
-    tensorboard = spec.tracking is None or spec.tracking.tensorboard
-    log = TrainingLog(context.output_folder, tensorboard=tensorboard)
-    trainer = build_trainer(context, ready, net, log)
-    before = evaluate(context, ready, net) if rows else None
-    start = fingerprints(net)
-    trainer.train()
-    require_movement(net, start, trainer.state.global_step)
-    stored = model.stored_dtype(context.base.folder)
-    if spec.tuning.type == "Full":
-        save.round_weights(net, stored)
-    after = evaluate(context, ready, net) if rows else None
-    evaluation = losses(before, after)
-    log.close()
-    context.reporter.phase("Saving")
-    reference = verify.reference(net, rows or ready.data.train, settings, ready.collator)
-    full = spec.tuning.type == "Full"
-    folder = context.output_folder
-    save.save_model(net, ready.tokenizer, context.base, folder, full=full, dtype=stored)
-    save.save_records(folder, context.run, ready.resolved, plan, evaluation)
-    return Trained(plan, evaluation, reference)
-
-
-def load_model(context: Context, ready: Ready) -> CausalLM:
-    """The model with its trainable parameters, on the device."""
-    spec, settings = context.run.spec, ready.settings
-    set_seed(settings.seed)
-    source = context.base
-    base = model.load_model(source, ready.config, settings.weights, settings.device)
-    model.check_vocabulary(ready.tokenizer, base, source.uri)
-    checkpointing = settings.gradient_checkpointing
-    return adapters.apply(base, spec.tuning, source.identity, checkpointing=checkpointing)
-
-
-def build_trainer(context: Context, ready: Ready, net: CausalLM, log: TrainingLog) -> SFTTrainer:
-    """TRL's trainer with our rows, our collator and our callback."""
-    settings, rows = ready.settings, ready.data.evaluation
-
-    def held_out_loss() -> float:
-        return mean_loss(net, rows, settings, ready.collator)
-
-    watch = TrainingWatch(settings, context.reporter, log, held_out_loss if rows else None)
-    trainer = SFTTrainer(
-        model=net,
-        args=SFTConfig(**sft_arguments(settings, context.scratch / "trainer")),
-        train_dataset=dataset(ready.data.train),
-        processing_class=ready.tokenizer,
-        data_collator=ready.collator,
-        callbacks=[watch],
-    )
-    # It prints Python dictionaries to stdout.
-    trainer.remove_callback(PrinterCallback)
-    # TRL's loss divides by the tokens of the whole batch, whatever the model's own forward takes.
-    trainer.model_accepts_loss_kwargs = True
-    return trainer
-
-
-def evaluate(context: Context, ready: Ready, net: CausalLM) -> float:
-    """The held-out loss, reported."""
-    context.reporter.phase("Evaluating")
-    loss = mean_loss(net, ready.data.evaluation, ready.settings, ready.collator)
-    context.reporter.evaluated(f"{loss:.4f}")
-    return loss
-
-
-def losses(before: float | None, after: float | None) -> Evaluation | None:
-    """Both losses for the report."""
-    if before is None or after is None:
-        return None
-    return Evaluation(loss_before=f"{before:.4f}", loss_after=f"{after:.4f}")
-
-
-def verify_published(
-    context: Context, ready: Ready, trained: Trained, place: Place, files: list[OutputFile]
-) -> Verification:
-    """Read the output back from storage and compare it with what was trained."""
-    folder = publish.fetch_back(place, context.scratch / "verify")
-    verify.check_digests(folder, files)
-    full = context.run.spec.tuning.type == "Full"
-    reopened = verify.reopen(folder, context.base, ready.settings, full=full)
-    return verify.compare(reopened, trained.reference, ready.settings)
+def _collator(ready: Ready) -> Collator:
+    return Collator(ready.tokenizer.pad_token_id)

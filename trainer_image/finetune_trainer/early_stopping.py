@@ -1,0 +1,82 @@
+"""When to stop because held-out figures no longer get better, and which weights to keep.
+
+Used by `watch`; pure but for `Best`, which stores the trainable tensors of the best evaluation.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from finetune_api.v1alpha1.training import EarlyStopping
+from finetune_trainer.foreign import Model
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """The figure that tells which of two evaluations is the better one.
+
+    Attributes:
+        name: Its name among the measures.
+        higher_is_better: As of a reward; a loss is the other way round.
+    """
+
+    name: str = "loss"
+    higher_is_better: bool = False
+
+
+class Patience:
+    """Counts evaluations without improvement.
+
+    Attributes:
+        improved: Whether the last evaluation was the best so far.
+        over: Whether the patience is at its end.
+    """
+
+    def __init__(self, spec: EarlyStopping, criterion: Criterion) -> None:
+        self._spec = spec
+        self._sign = 1.0 if criterion.higher_is_better else -1.0
+        self._best: float | None = None
+        self._without = 0
+        self.improved = False
+
+    @property
+    def over(self) -> bool:
+        """Whether it is time to stop."""
+        return self._without >= self._spec.patience
+
+    def add(self, value: float) -> None:
+        """Take one evaluation into account."""
+        score = self._sign * value
+        self.improved = self._best is None or score > self._best + self._spec.threshold
+        self._without = 0 if self.improved else self._without + 1
+        if self.improved:
+            self._best = score
+
+
+class Best:
+    """The trainable tensors of the best evaluation, on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "best.safetensors"
+
+    def keep(self, model: Model) -> None:
+        """Store the tensors as they are now."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().contiguous() for name, tensor in _trainable(model)}
+        save_file(tensors, self._path)
+
+    def restore(self, model: Model) -> None:
+        """Bring the stored tensors back, if any were stored."""
+        if not self._path.exists():
+            return
+        stored = load_file(self._path)
+        with torch.no_grad():
+            for name, tensor in _trainable(model):
+                tensor.copy_(stored[name])
+        self._path.unlink()
+
+
+def _trainable(model: Model) -> list[tuple[str, torch.Tensor]]:
+    return [(name, each) for name, each in model.named_parameters() if each.requires_grad]

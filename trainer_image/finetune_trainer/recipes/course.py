@@ -1,0 +1,177 @@
+"""The course of a run that all methods share: prepare, load, measure, train, measure, publish, verify.
+
+Called by `run` with the recipe of the method. What differs between methods is asked of the recipe.
+"""
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import set_seed
+
+from finetune_api.records import Report
+from finetune_api.v1alpha1.status import Evaluation, Metric, Plan, Resolved
+from finetune_trainer import adapters, model, publish, save, verify
+from finetune_trainer.context import Context
+from finetune_trainer.foreign import Foreign, Model
+from finetune_trainer.output_manifest import OutputFile, Verification
+from finetune_trainer.recipes.recipe import Ready, Recipe
+from finetune_trainer.sanity import KnownAnswer, fingerprints, require_movement
+from finetune_trainer.storage import Place
+from finetune_trainer.training_log import TrainingLog
+from finetune_trainer.watch import Measures, Watch, Watched
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is left of training once the model is freed; its files lie in the output folder."""
+
+    plan: Plan
+    resolved: list[Resolved]
+    evaluation: Evaluation | None
+    reference: verify.Reference
+
+
+def run(recipe: Recipe, context: Context) -> Report:
+    """Train, publish and verify."""
+    ready = prepare(recipe, context)
+    trained = train(recipe, ready)
+    # Only now is the trained model out of memory, and the published one can be loaded beside nothing.
+    gc.collect()
+    torch.cuda.empty_cache()
+    place = publish.attempt_place(context.output, context.run)
+    context.reporter.phase("Publishing")
+    files = publish.upload(context.output_folder, place)
+    context.reporter.phase("Verifying")
+    verification = verify_published(recipe, ready, trained, place, files)
+    facts = (trained.resolved, trained.plan, trained.evaluation)
+    manifest = publish.make_manifest(context.run, context.base, place, files, facts, verification)
+    return publish.write_manifest(context.output, context.run, manifest)
+
+
+def prepare(recipe: Recipe, context: Context) -> Ready:
+    """Tokenizer, token rows, and every setting resolved."""
+    context.reporter.phase("PreparingData")
+    spec, base = context.run.spec, context.base
+    config = model.load_config(base.folder, base.uri, recipe.head(spec))
+    tokenizer = model.load_tokenizer(base.tokenizer, base.uri, spec.data.chat_template)
+    padding = model.set_pad_token(tokenizer)
+    data = recipe.prepare(context, tokenizer, config)
+    settings, chosen = recipe.resolve(spec, model.machine(laptop=context.laptop), data)
+    resolved = [*context.resolved, *context.examples.resolved, *data.resolved, *padding, *chosen]
+    context.reporter.resolved(resolved, data.plan)
+    return Ready(context, tokenizer, config, data, settings, resolved)
+
+
+def train(recipe: Recipe, ready: Ready) -> Trained:
+    """Everything between loading the weights and having the output folder."""
+    context, spec = ready.context, ready.spec
+    context.reporter.phase("LoadingModel")
+    set_seed(ready.settings.seed)
+    net = recipe.load(ready)
+    plan = _with_parameters(ready, net)
+    context.reporter.resolved(ready.resolved, plan)
+    tensorboard = spec.tracking is None or spec.tracking.tensorboard
+    log = TrainingLog(context.output_folder, tensorboard=tensorboard)
+
+    def measure() -> Measures:
+        return measured(recipe, ready, trainer)
+
+    def known_answer() -> KnownAnswer | None:
+        return recipe.known_answer(ready, trainer)
+
+    watch = watch_over(recipe, ready, log, measure, known_answer)
+    trainer = recipe.build_trainer(ready, net, watch)
+    before = measure() if ready.data.evaluation else None
+    start = fingerprints(net)
+    trainer.train()
+    require_movement(net, start, trainer.state.global_step)
+    stored = model.stored_dtype(context.base.folder)
+    if spec.tuning.type == "Full":
+        save.round_weights(net, stored)
+    after = measure() if ready.data.evaluation else None
+    log.close()
+    evaluation = compared(before, after)
+    resolved = [*ready.resolved, *_stopped(watch, trainer.state.global_step)]
+    context.reporter.phase("Saving")
+    reference = verify.reference(net, recipe.probe(ready), ready.settings)
+    full = spec.tuning.type == "Full"
+    folder = context.output_folder
+    save.save_model(net, ready.tokenizer, context.base, folder, full=full, dtype=stored)
+    save.save_records(folder, context.run, resolved, plan, evaluation)
+    return Trained(plan, resolved, evaluation, reference)
+
+
+def watch_over(
+    recipe: Recipe,
+    ready: Ready,
+    log: TrainingLog,
+    measure: Callable[[], Measures],
+    known_answer: Callable[[], KnownAnswer | None],
+) -> Watch:
+    """The watch over this run."""
+    watched = Watched(
+        settings=ready.settings,
+        reporter=ready.context.reporter,
+        log=log,
+        scratch=ready.context.scratch / "trainer",
+        evaluate=measure if ready.data.evaluation else None,
+        early_stopping=ready.spec.training.early_stopping,
+        criterion=recipe.criterion,
+        known_answer=known_answer,
+        figures=recipe.figures,
+    )
+    return Watch(watched)
+
+
+def measured(recipe: Recipe, ready: Ready, trainer: Foreign) -> Measures:
+    """The held-out figures, reported."""
+    reporter = ready.context.reporter
+    reporter.phase("Evaluating")
+    measures = recipe.measure(ready, trainer)
+    if "loss" in measures:
+        reporter.evaluated(f"{measures['loss']:.4f}")
+    return measures
+
+
+def compared(before: Measures | None, after: Measures | None) -> Evaluation | None:
+    """Both evaluations for the report."""
+    if before is None or after is None:
+        return None
+    metrics = [
+        Metric(name=name, before=f"{before[name]:.4f}", after=f"{after[name]:.4f}")
+        for name in before
+        if name != "loss"
+    ]
+    has_loss = "loss" in before
+    return Evaluation(
+        loss_before=f"{before['loss']:.4f}" if has_loss else None,
+        loss_after=f"{after['loss']:.4f}" if has_loss else None,
+        metrics=metrics or None,
+    )
+
+
+def verify_published(
+    recipe: Recipe, ready: Ready, trained: Trained, place: Place, files: list[OutputFile]
+) -> Verification:
+    """Read the output back from storage and compare it with what was trained."""
+    context = ready.context
+    folder = publish.fetch_back(place, context.scratch / "verify")
+    verify.check_digests(folder, files)
+    full, head = ready.spec.tuning.type == "Full", recipe.head(ready.spec)
+    reopened = verify.reopen(folder, context.base, ready.settings, head, full=full)
+    return verify.compare(reopened, trained.reference, ready.settings)
+
+
+def _with_parameters(ready: Ready, net: Model) -> Plan:
+    trainable, total = adapters.count_parameters(net)
+    counts = {"trainable_parameters": trainable, "total_parameters": total}
+    return ready.data.plan.model_copy(update=counts)
+
+
+def _stopped(watch: Watch, steps: int) -> list[Resolved]:
+    if not watch.stopped_early:
+        return []
+    why = "the held-out figure got no better; the best evaluation's weights are published"
+    return [Resolved(field="training.earlyStopping", value=f"stopped at step {steps}", why=why)]

@@ -1,0 +1,104 @@
+"""What a training method adds to the common course of a run.
+
+Each method is one module of this folder with one subclass; `recipes.course` calls its methods in the
+order in which they stand here. What is the same for all methods is not here but there.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api.v1alpha1.job import FineTuneJobSpec
+from finetune_api.v1alpha1.status import Resolved
+from finetune_trainer import adapters, heads, model
+from finetune_trainer.batches import Batch
+from finetune_trainer.context import Context
+from finetune_trainer.data.prepared import Prepared
+from finetune_trainer.early_stopping import Criterion
+from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
+from finetune_trainer.resolve import Machine, Settings, resolve
+from finetune_trainer.sanity import KnownAnswer
+from finetune_trainer.watch import Measures, Watch
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A run with its data and settings, before the weights are loaded.
+
+    Attributes:
+        context: The run, its inputs and where to write.
+        tokenizer: With the chat template that is used.
+        config: The base model's configuration.
+        data: Token rows.
+        settings: Every setting.
+        resolved: What was chosen, and why.
+    """
+
+    context: Context
+    tokenizer: Tokenizer
+    config: ModelConfig
+    data: Prepared[Any]
+    settings: Settings
+    resolved: list[Resolved]
+
+    @property
+    def spec(self) -> FineTuneJobSpec:
+        """The job's spec."""
+        return self.context.run.spec
+
+
+class Recipe(ABC):
+    """One training method for one kind of model.
+
+    Attributes:
+        criterion: The held-out figure that early stopping looks at.
+    """
+
+    criterion = Criterion()
+
+    def head(self, spec: FineTuneJobSpec) -> heads.Head:
+        """The kind of model that is trained."""
+        return heads.OF_TASK[spec.model.task]
+
+    @abstractmethod
+    def prepare(self, context: Context, tokenizer: Tokenizer, config: ModelConfig) -> Prepared[Any]:
+        """The rows as token ids."""
+
+    def resolve(
+        self, spec: FineTuneJobSpec, machine: Machine, data: Prepared[Any]
+    ) -> tuple[Settings, list[Resolved]]:
+        """Every setting."""
+        return resolve(spec, machine, len(data.train), data.max_length)
+
+    def load(self, ready: Ready) -> Model:
+        """The model with its trainable parameters, on the device."""
+        spec, settings, source = ready.spec, ready.settings, ready.context.base
+        head = self.head(spec)
+        base = model.load_model(source, ready.config, settings.weights, settings.device, head)
+        model.check_vocabulary(ready.tokenizer, base, source.uri)
+        checkpointing = settings.gradient_checkpointing
+        return adapters.apply(base, spec.tuning, source.identity, checkpointing=checkpointing)
+
+    @abstractmethod
+    def build_trainer(self, ready: Ready, net: Model, watch: Watch) -> Foreign:
+        """What trains: an object with `train()` and `state.global_step`, which tells the watch."""
+
+    def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer | None:
+        """What the loss of the first step must be; None where nothing is known.
+
+        Asked for after that step, so a trainer may have looked at the very batch.
+        """
+        return None
+
+    @abstractmethod
+    def measure(self, ready: Ready, trainer: Foreign) -> Measures:
+        """Figures on the held-out rows, by camelCase names; `loss` is in nats."""
+
+    def figures(self, logs: Mapping[str, Any]) -> dict[str, float]:
+        """The method's own figures in a log entry of its trainer, by camelCase names."""
+        return {}
+
+    @abstractmethod
+    def probe(self, ready: Ready) -> Batch:
+        """A few real rows as model inputs, on the CPU; the published model is compared on them."""

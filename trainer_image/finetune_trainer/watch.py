@@ -1,0 +1,179 @@
+"""Watches training at work: progress, logs, divergence, sanity, evaluations in between.
+
+A recipe's trainer tells it what happens; `callback` does so for transformers' trainers. It raises
+`TrainerError` out of the training loop when figures stop being numbers or the first step is not what
+it must be. It trains nothing itself.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_api.v1alpha1.reasons import Reason
+from finetune_api.v1alpha1.training import EarlyStopping
+from finetune_trainer.early_stopping import Best, Criterion, Patience
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.foreign import Model
+from finetune_trainer.progress import Reporter, duration
+from finetune_trainer.resolve import Settings
+from finetune_trainer.sanity import KnownAnswer, require_gradients, require_reload
+from finetune_trainer.training_log import TrainingLog
+
+Measures = Mapping[str, float]
+# Figures of trainers' logs that the watch knows by itself; the others come from the recipe.
+_TOKENS = ("num_tokens", "num_input_tokens_seen")
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a watch is given.
+
+    Attributes:
+        settings: Of the run.
+        reporter: Told of each step.
+        log: Gets every entry.
+        scratch: Folder for what is stored in between.
+        evaluate: Measures on the held-out rows; None without such rows.
+        early_stopping: The block of the spec.
+        criterion: What early stopping looks at.
+        known_answer: What the loss of the first step must be, asked for after that step.
+        figures: Takes a method's own figures out of a trainer's log entry.
+    """
+
+    settings: Settings
+    reporter: Reporter
+    log: TrainingLog
+    scratch: Path
+    evaluate: Callable[[], Measures] | None
+    early_stopping: EarlyStopping | None
+    criterion: Criterion
+    known_answer: Callable[[], KnownAnswer | None]
+    figures: Callable[[Mapping[str, Any]], dict[str, float]]
+
+
+class Watch:
+    """The watch over one training run.
+
+    Attributes:
+        stopped_early: Whether the patience of `training.earlyStopping` came to its end.
+    """
+
+    def __init__(self, watched: Watched) -> None:
+        self._watched = watched
+        self._losses: deque[float] = deque(maxlen=watched.settings.log_every)
+        self._started = 0.0
+        self._elapsed = 0.0
+        stopping = watched.early_stopping
+        self._patience = Patience(stopping, watched.criterion) if stopping else None
+        self._best = Best(watched.scratch)
+        self.stopped_early = False
+
+    def begin(self) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+        self._watched.reporter.phase("Training")
+
+    def before_step(self, step: int, model: Model) -> None:
+        """After a backward pass, before the optimiser's step number `step` (from 1)."""
+        if step == 1:
+            require_gradients(model)
+
+    def after_step(self, step: int, model: Model) -> None:
+        """After the optimiser's step number `step`."""
+        if step == 1:
+            require_reload(model, self._watched.scratch / "first-step")
+
+    def logged(self, step: int, epoch: float, logs: Mapping[str, Any], model: Model) -> bool:
+        """Take the figures of a step; True if training shall stop.
+
+        Args:
+            step: Steps done.
+            epoch: Passes over the data.
+            logs: `loss`, `learning_rate`, `grad_norm`, tokens so far, and the method's own.
+            model: The model in training.
+
+        Raises:
+            TrainerError: Diverged, or SanityCheckFailed at the first step.
+        """
+        watched = self._watched
+        _require_numbers(step, logs)
+        if step == 1 and (known := watched.known_answer()):
+            known.check(float(logs["loss"]))
+        self._losses.append(float(logs["loss"]))
+        final = step >= watched.settings.total_steps
+        figures, own = self._figures(logs), watched.figures(logs)
+        if step % watched.settings.log_every == 0 or final:
+            watched.log.add(step, figures | own)
+        self._report(step, epoch, figures, own, final=final)
+        # The last step is evaluated after training, on what will be published.
+        every = watched.settings.evaluate_every
+        if watched.evaluate and every and step % every == 0 and not final:
+            self._evaluation(step, watched.evaluate, model)
+        return self.stopped_early
+
+    def end(self, model: Model) -> None:
+        """After the last step: with early stopping, the best weights come back."""
+        if self._patience:
+            self._best.restore(model)
+
+    def _evaluation(self, step: int, evaluate: Callable[[], Measures], model: Model) -> None:
+        paused = time.monotonic()
+        measures = evaluate()
+        self._watched.log.add(step, {_logged_name(name): value for name, value in measures.items()})
+        self._watched.reporter.phase("Training")
+        if self._patience:
+            self._patience.add(measures[self._watched.criterion.name])
+            self.stopped_early = self._patience.over
+            if self._patience.improved:
+                self._best.keep(model)
+        self._started += time.monotonic() - paused
+
+    def _figures(self, logs: Mapping[str, Any]) -> dict[str, float]:
+        self._elapsed = max(time.monotonic() - self._started, 1e-9)
+        tokens = next((float(logs[name]) for name in _TOKENS if name in logs), 0.0)
+        return {
+            # Over the steps since about the last entry, so that the figure does not jump.
+            "loss": sum(self._losses) / len(self._losses),
+            "learningRate": float(logs["learning_rate"]),
+            "gradientNorm": float(logs.get("grad_norm", 0)),
+            "tokensPerSecond": tokens / self._elapsed,
+        }
+
+    def _report(
+        self, step: int, epoch: float, figures: Measures, own: Measures, *, final: bool
+    ) -> None:
+        total = self._watched.settings.total_steps
+        left = round(self._elapsed / step * (total - step))
+        self._watched.reporter.step(
+            final=final,
+            step=step,
+            total_steps=total,
+            percent=100 * step // total,
+            epoch=f"{epoch:.2f}",
+            loss=f"{figures['loss']:.4f}",
+            learning_rate=f"{figures['learningRate']:.3g}",
+            tokens_per_second=f"{figures['tokensPerSecond']:.0f}",
+            eta_seconds=left,
+            eta=duration(left),
+            metrics={name: f"{value:.4g}" for name, value in own.items()} or None,
+        )
+
+
+def _logged_name(measure: str) -> str:
+    """`loss` of an evaluation is `evaluationLoss` in the log.
+
+    >>> _logged_name("rewardMargin")
+    'evaluationRewardMargin'
+    """
+    return f"evaluation{measure[0].upper()}{measure[1:]}"
+
+
+def _require_numbers(step: int, logs: Mapping[str, Any]) -> None:
+    for name, words in (("loss", "loss"), ("grad_norm", "gradient norm")):
+        value = float(logs.get(name, 0))
+        if not math.isfinite(value):
+            raise TrainerError(Reason.DIVERGED, f"the {words} is {value} at step {step}")
