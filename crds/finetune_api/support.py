@@ -42,24 +42,9 @@ def _scheme(uri: str) -> str:
 
 CHECKS: tuple[Check, ...] = (
     Check(
-        "model.source",
-        lambda s: _scheme(s.model.source) == "hf",
-        "models come from s3://, pvc:// or job:// in this version",
-    ),
-    Check(
         "model.task",
         lambda s: s.model.task != "text-generation",
         "only text-generation is trained in this version",
-    ),
-    Check(
-        "model.credentials",
-        lambda s: s.model.credentials is not None,
-        "hub credentials go with hf:// sources, which this version does not read",
-    ),
-    Check(
-        "data.credentials",
-        lambda s: s.data.credentials is not None,
-        "hub credentials go with hf:// sources, which this version does not read",
     ),
     Check(
         "data.format",
@@ -178,8 +163,8 @@ def unsupported(spec: FineTuneJobSpec) -> list[Unsupported]:
 
 def _unsupported_sources(spec: FineTuneJobSpec) -> Iterator[Unsupported]:
     for path, source in spec.data_sources():
-        if _scheme(source.source) in ("hf", "job"):
-            yield Unsupported(f"{path}.source", "data comes from s3:// or pvc:// in this version")
+        if _scheme(source.source) == "job":
+            yield Unsupported(f"{path}.source", "a job's output holds a model and no rows")
         if source.weight != 1:
             yield Unsupported(f"{path}.weight", "sources cannot be weighted yet")
         if source.split is not None or source.subset is not None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import Literal
 
 from finetune_api import run_file
 
@@ -38,6 +39,22 @@ class Environment:
         path = self.variables.get(run_file.volume_variable(claim))
         return Path(path) if path else None
 
+    def hub_credentials(self, kind: Literal["model", "dataset"]) -> Path | None:
+        """Folder with the hub's token for models or data sets, or None if none is mounted."""
+        name = {"model": run_file.HUB_MODEL_CREDENTIALS, "dataset": run_file.HUB_DATA_CREDENTIALS}
+        path = self.variables.get(name[kind])
+        return Path(path) if path else None
+
+    @property
+    def hub_token(self) -> str | None:
+        """The token in the shell of a laptop."""
+        return self.variables.get(run_file.HUB_TOKEN_FILE) or None
+
+    @property
+    def hub_endpoint(self) -> str | None:
+        """Address of the hub, or None for the public one."""
+        return self.variables.get(run_file.HUB_ENDPOINT) or None
+
 
 def read(variables: Mapping[str, str], fallback_scratch: Path) -> Environment:
     """The environment by these variables; `fallback_scratch` serves where none is named."""
@@ -60,8 +77,12 @@ def read(variables: Mapping[str, str], fallback_scratch: Path) -> Environment:
 def prepare_libraries(variables: MutableMapping[str, str], scratch: Path) -> None:
     """Settings that the libraries read at import: no hub, no telemetry, caches in scratch."""
     cache = scratch / "cache"
-    # There is no hub in this version, so nothing may be looked up (or reported) there.
+    # Only `storage.hub` talks to the hub: nothing else may look things up, or report, there.
     variables["HF_HUB_OFFLINE"] = "1"
+    variables["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"  # noqa: S105 - a switch
+    variables["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    # One way of downloading, over the connection whose certificates and limits we know.
+    variables["HF_HUB_DISABLE_XET"] = "1"
     variables["HF_HUB_DISABLE_TELEMETRY"] = "1"
     variables["TRANSFORMERS_VERBOSITY"] = "error"
     for name in ("HF_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):

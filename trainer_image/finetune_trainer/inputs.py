@@ -13,18 +13,11 @@ from finetune_api.v1alpha1.data import DataSource
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.selection import Selection
 from finetune_trainer.sources import Finder, FoundModel, ModelSource
-from finetune_trainer.storage import Place, Storage, StoredFile
+from finetune_trainer.storage import Place, Storage
 
 DATA_SUFFIXES = (".jsonl", ".json")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A place with the files of it that are used."""
-
-    place: Place
-    files: tuple[StoredFile, ...]
 
 
 @dataclass(frozen=True)
@@ -34,8 +27,10 @@ class Inputs:
     models: Mapping[str, FoundModel]
     """By path below `spec`: the base model at `model.source`, others of the method beside it."""
 
-    train: tuple[Source, ...]
-    evaluation: tuple[Source, ...]
+    train: tuple[Selection, ...]
+    evaluation: tuple[Selection, ...]
+    resolved: tuple[Resolved, ...] = ()
+    """What each URI turned out to be, where that is not the URI itself."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +57,14 @@ def check(run: RunFile, storage: Storage, *, laptop: bool) -> Inputs:
     Raises:
         TrainerError: Anything about storage, or an unusable model.
     """
-    spec = run.spec
-    evaluation = spec.data.evaluation
-    sources = (evaluation.sources or []) if evaluation else []
-    train = tuple(_data_source(source, storage) for source in spec.data.train)
-    held_out = tuple(_data_source(source, storage) for source in sources)
     finder = Finder(storage, run.sources, local=laptop)
-    models = {path: finder.model(uri) for path, uri in spec.model_uris()}
-    return Inputs(models, train, held_out)
+    models = {path: finder.model(uri) for path, uri in run.spec.model_uris()}
+    data = {path: _data_source(source, storage) for path, source in run.spec.data_sources()}
+    resolved = [choice for path, model in models.items() for choice in model.resolved(path)]
+    resolved += [choice for path, found in data.items() for choice in _pinned(path, found)]
+    train = tuple(found for path, found in data.items() if path.startswith("data.train"))
+    held_out = tuple(found for path, found in data.items() if not path.startswith("data.train"))
+    return Inputs(models, train, held_out, tuple(resolved))
 
 
 def probe_output(output: Place, run: RunFile, scratch: Path) -> None:
@@ -82,7 +77,7 @@ def probe_output(output: Place, run: RunFile, scratch: Path) -> None:
     probe.unlink()
 
 
-def fetch_data(sources: Sequence[Source], folder: Path) -> list[DataFile]:
+def fetch_data(sources: Sequence[Selection], folder: Path) -> list[DataFile]:
     """Make data files readable locally, in the order of the sources."""
     found = []
     for index, source in enumerate(sources):
@@ -100,20 +95,23 @@ def fetch_models(found: Mapping[str, FoundModel], folder: Path) -> dict[str, Mod
     return {path: replace(fetched[each.identity], uri=each.uri) for path, each in found.items()}
 
 
-def resolved(found: Mapping[str, FoundModel]) -> list[Resolved]:
-    """What every model URI turned out to be, where that is not the URI itself."""
-    return [choice for path, model in found.items() for choice in model.resolved(path)]
+def _pinned(path: str, found: Selection) -> list[Resolved]:
+    identity = found.place.identity
+    if identity == found.place.uri:
+        return []
+    why = "what it stood for when the run began"
+    return [Resolved(field=f"{path}.source", value=identity[:256], why=why)]
 
 
-def _data_source(source: DataSource, storage: Storage) -> Source:
-    place = storage.place(source.source, Reason.DATA_NOT_FOUND)
+def _data_source(source: DataSource, storage: Storage) -> Selection:
+    place = storage.source(source.source, Reason.DATA_NOT_FOUND, "dataset")
     listing = place.files()
     usable = tuple(file for file in listing if _is_data(file.name))
     if not usable:
         names = ", ".join(file.name for file in listing[:3])
         message = f"{place.uri}: no {' or '.join(DATA_SUFFIXES)} file; found {names}"
         raise TrainerError(Reason.DATA_FORMAT_UNKNOWN, message, "Convert the data to JSON Lines.")
-    return Source(place, usable)
+    return Selection(place, usable)
 
 
 def _is_data(name: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.storage import Place, StoredFile
+from finetune_trainer.storage import Source, StoredFile
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
@@ -23,7 +23,7 @@ _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SIDE_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 
 
-def choose(place: Place, listing: Sequence[StoredFile]) -> tuple[StoredFile, ...]:
+def choose(place: Source, listing: Sequence[StoredFile]) -> tuple[StoredFile, ...]:
     """The files to fetch, after all checks that the listing and the index allow.
 
     Raises:
@@ -43,7 +43,7 @@ def choose(place: Place, listing: Sequence[StoredFile]) -> tuple[StoredFile, ...
     return _with_side_files(files, weights)
 
 
-def choose_adapter(place: Place, listing: Sequence[StoredFile]) -> tuple[StoredFile, ...]:
+def choose_adapter(place: Source, listing: Sequence[StoredFile]) -> tuple[StoredFile, ...]:
     """The files of an adapter to fetch: weights, configuration, tokenizer.
 
     Raises:
@@ -80,7 +80,7 @@ def _with_side_files(
     return tuple(sorted(side | set(weights), key=lambda file: file.name))
 
 
-def _weights(place: Place, files: dict[str, StoredFile]) -> list[StoredFile]:
+def _weights(place: Source, files: dict[str, StoredFile]) -> list[StoredFile]:
     if INDEX in files:
         names = _shards(place)
         absent = sorted(names - set(files))
@@ -102,7 +102,7 @@ def _refuse_pickles(uri: str, files: dict[str, StoredFile]) -> None:
         raise TrainerError(Reason.UNSAFE_WEIGHTS, message)
 
 
-def _shards(place: Place) -> set[str]:
+def _shards(place: Source) -> set[str]:
     index = _json(place, INDEX)
     named = index.get("weight_map") if isinstance(index, dict) else None
     names = set(named.values()) if isinstance(named, dict) and named else set()
@@ -149,7 +149,7 @@ def _without_config(uri: str, names: set[str]) -> str:
     return f"{uri}: there is no {CONFIG}; does the URI point to the model's folder?"
 
 
-def _json(place: Place, name: str) -> Any:  # noqa: ANN401 - JSON, told apart by its callers
+def _json(place: Source, name: str) -> Any:  # noqa: ANN401 - JSON, told apart by its callers
     try:
         return json.loads(place.read(name) or b"")
     except ValueError as error:

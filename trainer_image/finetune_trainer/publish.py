@@ -4,7 +4,6 @@ Called by the recipe with a folder that is complete. Each attempt has a prefix o
 overwritten, and an output exists only once its manifest does.
 """
 
-import hashlib
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +22,7 @@ from finetune_trainer.output_manifest import (
     attempt_prefix,
     find_published,
 )
+from finetune_trainer.selection import sha256
 from finetune_trainer.sources import ModelSource
 from finetune_trainer.storage import Place
 
@@ -39,10 +39,9 @@ def upload(folder: Path, place: Place) -> list[OutputFile]:
     files = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         place.put(path, name)
-        files.append(OutputFile(path=name, size_bytes=path.stat().st_size, sha256=digest))
+        size = path.stat().st_size
+        files.append(OutputFile(path=name, size_bytes=size, sha256=sha256(path)))
     return files
 
 

@@ -6,47 +6,19 @@ but the manifest: what it does not list is not there, and what it lists must hav
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from pydantic import ValidationError
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.output_manifest import MANIFEST, OutputManifest, attempt_prefix
-from finetune_trainer.storage import Place, Storage, StoredFile
+from finetune_trainer.selection import Selection
+from finetune_trainer.storage import Source, Storage, StoredFile
 
 _ATTEMPTS = "/attempts/"
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Some files of a place.
-
-    Attributes:
-        place: Where they lie.
-        files: Those that are used.
-        digests: SHA-256 by file name, for the files whose digest is known.
-    """
-
-    place: Place
-    files: tuple[StoredFile, ...]
-    digests: Mapping[str, str]
-
-    def fetch(self, folder: Path) -> Path:
-        """Make the files readable locally; returns the folder that holds them.
-
-        Raises:
-            TrainerError: CorruptModel if a file does not have the digest that was promised.
-        """
-        local = self.place.fetch(self.files, folder)
-        for file in self.files:
-            expected = self.digests.get(file.name)
-            if expected is not None and sha256(local / file.name) != expected:
-                message = f"{self.place.uri}/{file.name} does not have the SHA-256 of its manifest"
-                raise TrainerError(Reason.CORRUPT_MODEL, message)
-        return local
 
 
 @dataclass(frozen=True)
@@ -60,7 +32,7 @@ class Published:
         files: The files of the output, as listed by the manifest and present in storage.
     """
 
-    root: Place
+    root: Source
     manifest: OutputManifest
     digest: str
     files: Selection
@@ -98,7 +70,7 @@ class Published:
         return content
 
 
-def find(storage: Storage, place: Place, listing: Sequence[StoredFile]) -> Published | None:
+def find(storage: Storage, place: Source, listing: Sequence[StoredFile]) -> Published | None:
     """The output at a place, or None if what lies there is something else.
 
     A place is an output if its root holds a manifest of ours, or if it is the folder of the attempt
@@ -124,13 +96,7 @@ def find(storage: Storage, place: Place, listing: Sequence[StoredFile]) -> Publi
     return found if found and found.files.place.uri == place.uri else None
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _open(root: Place, listing: Sequence[StoredFile]) -> Published | None:
+def _open(root: Source, listing: Sequence[StoredFile]) -> Published | None:
     content = root.read(MANIFEST) or b""
     manifest = _manifest(root, content)
     if manifest is None:
@@ -150,7 +116,7 @@ def _open(root: Place, listing: Sequence[StoredFile]) -> Published | None:
     return Published(root, manifest, f"sha256:{hashlib.sha256(content).hexdigest()}", selection)
 
 
-def _manifest(root: Place, content: bytes) -> OutputManifest | None:
+def _manifest(root: Source, content: bytes) -> OutputManifest | None:
     try:
         document = json.loads(content)
     except ValueError:

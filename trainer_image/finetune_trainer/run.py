@@ -68,9 +68,8 @@ def execute(given: RunInput, environment: Environment, reporter: Reporter) -> Re
     examples = load(run.spec.data, train, held_out)
     reporter.phase("LoadingModel")
     models = inputs.fetch_models(found.models, scratch / "model")
-    resolved = tuple(inputs.resolved(found.models))
     context = Context(
-        run, models, resolved, examples, output, scratch, reporter, laptop=given.laptop
+        run, models, found.resolved, examples, output, scratch, reporter, laptop=given.laptop
     )
     return importing.wait()(context)
 

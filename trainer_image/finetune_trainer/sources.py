@@ -12,7 +12,8 @@ from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer import model_files, published
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.published import Published, Selection
+from finetune_trainer.published import Published
+from finetune_trainer.selection import Selection
 from finetune_trainer.storage import Storage
 
 MAX_CHAIN = 8
@@ -92,9 +93,9 @@ class FoundModel:
 
     def resolved(self, field: str) -> list[Resolved]:
         """What the URI of this field turned out to be, if that is not the URI itself."""
-        if self.identity == self.uri:
+        if self.identity == self.uri.rstrip("/"):
             return []
-        return [Resolved(field=field, value=self.identity, why=self.why)]
+        return [Resolved(field=field, value=self.identity[:256], why=self.why)]
 
 
 class Finder:
@@ -136,7 +137,7 @@ class Finder:
 
     def _follow(self, uri: str, above: tuple[str, ...]) -> FoundModel:
         root = self.locate(uri)
-        place = self._storage.place(root, Reason.MODEL_NOT_FOUND)
+        place = self._storage.source(root, Reason.MODEL_NOT_FOUND)
         listing = place.files()
         output = published.find(self._storage, place, listing)
         if output:
@@ -144,7 +145,7 @@ class Finder:
         if uri.startswith("job://"):
             message = f"{uri}: its output at {root} has no manifest: nothing was published there"
             raise TrainerError(Reason.MODEL_NOT_FOUND, message)
-        whole = Selection(place, model_files.choose(place, listing), {})
+        whole = Selection(place, model_files.choose(place, listing))
         return FoundModel(uri, place.identity, "what it stood for when the run began", whole)
 
     def _of_output(self, uri: str, output: Published, above: tuple[str, ...]) -> FoundModel:

@@ -20,8 +20,8 @@ from finetune_trainer.heads import CAUSAL, Head
 from finetune_trainer.merge import attach
 from finetune_trainer.model import load_config, load_model
 from finetune_trainer.output_manifest import OutputFile, Verification
-from finetune_trainer.published import sha256
 from finetune_trainer.resolve import Settings
+from finetune_trainer.selection import sha256
 from finetune_trainer.sources import ModelSource
 
 # A logit is a sum over the hidden size: rounding grows with the size of the logits.

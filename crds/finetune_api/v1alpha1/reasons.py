@@ -93,10 +93,15 @@ class Reason(StrEnum):
     STORAGE_CREDENTIALS_INVALID = "StorageCredentialsInvalid"
     STORAGE_CREDENTIALS_MISSING = "StorageCredentialsMissing"
     TLS_VERIFY_FAILED = "TLSVerifyFailed"
+    HUB_ACCESS_DENIED = "HubAccessDenied"
+    HUB_CREDENTIALS_INVALID = "HubCredentialsInvalid"
+    HUB_CREDENTIALS_MISSING = "HubCredentialsMissing"
     OUTPUT_CONFLICT = "OutputConflict"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     # The machine or the network.
     STORAGE_UNAVAILABLE = "StorageUnavailable"
+    HUB_UNAVAILABLE = "HubUnavailable"
+    HUB_RATE_LIMITED = "HubRateLimited"
     POD_LOST = "PodLost"
     POD_CONFIG_ERROR = "PodConfigError"
     IMAGE_PULL_FAILED = "ImagePullFailed"
@@ -236,6 +241,21 @@ MEANINGS: dict[Reason, Meaning] = {
         "The store's certificate cannot be verified.",
         "Give its authority in `storage.caBundle`.",
     ),
+    Reason.HUB_ACCESS_DENIED: Meaning(
+        _USER,
+        "The hub does not let this token read the repository: it is gated, or the token is too narrow.",
+        "Accept the terms on the repository's page with the token's account, or use another token.",
+    ),
+    Reason.HUB_CREDENTIALS_INVALID: Meaning(
+        _USER,
+        "The hub does not know the token, or it has expired.",
+        "Correct `HF_TOKEN` in the Secret named in `model.credentials` or `data.credentials`.",
+    ),
+    Reason.HUB_CREDENTIALS_MISSING: Meaning(
+        _USER,
+        "The Secret with the hub's token lacks its key.",
+        "The Secret needs the key `HF_TOKEN`.",
+    ),
     Reason.OUTPUT_CONFLICT: Meaning(
         _USER,
         "Another job has published to this output; it is never overwritten.",
@@ -250,6 +270,16 @@ MEANINGS: dict[Reason, Meaning] = {
         _INFRA,
         "The store did not answer within the retries.",
         "Check the endpoint and the network.",
+    ),
+    Reason.HUB_UNAVAILABLE: Meaning(
+        _INFRA,
+        "The hub did not answer within the retries, or what came was damaged.",
+        "Check the network and the installation's hub address (`HF_ENDPOINT`).",
+    ),
+    Reason.HUB_RATE_LIMITED: Meaning(
+        _INFRA,
+        "The hub refuses more requests from here for a while.",
+        "Give a token in `model.credentials` or `data.credentials`: strangers share a small quota.",
     ),
     Reason.POD_LOST: Meaning(
         _INFRA, "A pod ended without a report.", "Look at the node and at the log tail."

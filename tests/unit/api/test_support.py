@@ -18,7 +18,6 @@ def test_the_minimal_job_is_supported() -> None:
 @pytest.mark.parametrize(
     ("changes", "path"),
     [
-        ({"model.source": "hf://org/name"}, "model.source"),
         ({"model.task": "fill-mask"}, "model.task"),
         ({"method.type": "DPO"}, "method.type"),
         ({"tuning": {"type": "QLoRA", "quantization": {}}}, "tuning.type"),

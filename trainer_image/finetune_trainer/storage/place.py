@@ -1,7 +1,7 @@
 """What every kind of storage can do: a place is a folder (or one file) at a URI.
 
-Implemented by `storage.s3` and `storage.local`; used by `inputs`, `publish` and `verify`, which do
-not know which kind they hold.
+A `Source` can be read; a `Place` can be written too. Implemented by `storage.s3` and `storage.local`
+(both) and `storage.hub` (reading); their users do not know which kind they hold.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class StoredFile:
     location: str
 
 
-class Place(Protocol):
+class Source(Protocol):
     """A folder, or one file, at a URI. All names are paths below it.
 
     Every method raises `TrainerError` with a storage reason; the reason for an absent place is
@@ -56,6 +56,14 @@ class Place(Protocol):
     def read(self, name: str) -> bytes | None:
         """A small file's content, or None if there is none."""
         ...
+
+    def below(self, name: str) -> "Source":
+        """The place of a folder below this one."""
+        ...
+
+
+class Place(Source, Protocol):
+    """A source that can be written to."""
 
     def put(self, source: Path, name: str) -> None:
         """Store a local file, over any former one."""
