@@ -10,7 +10,7 @@ import transformers
 from transformers.models.auto import modeling_auto
 
 from finetune_api.v1alpha1.model import Task
-from finetune_trainer.foreign import Foreign
+from finetune_trainer.foreign import Foreign, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,12 @@ class Head:
     def loader(self) -> Foreign:
         """The class with `from_pretrained`."""
         return getattr(transformers, self.auto_class)
+
+    def labels(self, config: ModelConfig) -> list[str] | None:
+        """Names of the classes by number, if the head has any."""
+        if self not in (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION):
+            return None
+        return [config.id2label[number] for number in range(config.num_labels)]
 
     def architectures(self, model_type: str) -> tuple[str, ...]:
         """Names of the classes that carry this head for a `model_type`; empty if none does."""

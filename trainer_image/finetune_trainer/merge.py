@@ -12,24 +12,25 @@ from safetensors import safe_open
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.foreign import CausalLM
+from finetune_trainer.foreign import Model
 from finetune_trainer.model_files import ADAPTER
 
 
-def attach(base: CausalLM, folder: Path, uri: str) -> CausalLM:
+def attach(base: Model, folder: Path, uri: str, config: PeftConfig | None = None) -> Model:
     """The base with an adapter on it, as PEFT loads it.
 
     Args:
         base: The model that the adapter was trained on.
         folder: Local folder of the adapter.
         uri: What it is called, for messages.
+        config: The adapter's configuration, in place of the one that lies in the folder.
 
     Raises:
         TrainerError: CorruptModel if tensors are missing or left over.
     """
     try:
-        model = PeftModel.from_pretrained(base, str(folder))
-    except (ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
+        model = PeftModel.from_pretrained(base, str(folder), config=config)
+    except (ValueError, RuntimeError, OSError, KeyError, TypeError, AttributeError) as error:
         message = f"{uri}: the adapter cannot be loaded: {type(error).__name__}: {error}"
         raise TrainerError(Reason.CORRUPT_MODEL, message[:1900]) from error
     with safe_open(folder / ADAPTER, framework="pt") as file:
@@ -44,7 +45,7 @@ def attach(base: CausalLM, folder: Path, uri: str) -> CausalLM:
     return model
 
 
-def merge(base: CausalLM, folder: Path, uri: str) -> CausalLM:
+def merge(base: Model, folder: Path, uri: str) -> Model:
     """The base with an adapter added into its weights, in the dtype that they have.
 
     Raises:
@@ -58,8 +59,10 @@ def merge(base: CausalLM, folder: Path, uri: str) -> CausalLM:
         )
         hint = "Tune further from its base model, or from an adapter of the LoRA family."
         raise TrainerError(Reason.UNSUPPORTED_MODEL, message, hint)
+    # A language model's adapter may go on under another head, whose model cannot generate.
+    config.task_type = None
     try:
-        return attach(base, folder, uri).merge_and_unload(safe_merge=True)
+        return attach(base, folder, uri, config).merge_and_unload(safe_merge=True)
     except ValueError as error:
         message = f"{uri}: the adapter cannot be merged: {error}"
         raise TrainerError(Reason.CORRUPT_MODEL, message[:1900]) from error

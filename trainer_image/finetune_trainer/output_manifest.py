@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from finetune_api.meta import API_VERSION, ApiModel
 from finetune_api.records import Report
 from finetune_api.run_file import JobIdentity
+from finetune_api.v1alpha1.method import MethodType
 from finetune_api.v1alpha1.model import Task
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Evaluation, OutputStatus, Plan, Resolved
@@ -67,6 +68,9 @@ class OutputManifest(ApiModel):
 
     task: Task = "text-generation"
     """What the model does."""
+
+    method: MethodType = "SFT"
+    """How it was trained; a Reward model scores texts, whatever its task."""
 
     labels: list[str] | None = None
     """Names of the classes, by number, if the model has any."""

@@ -78,6 +78,7 @@ def make_manifest(
     files: list[OutputFile],
     facts: tuple[list[Resolved], Plan, Evaluation | None],
     verification: Verification,
+    labels: list[str] | None = None,
 ) -> OutputManifest:
     """The manifest of what was published.
 
@@ -88,6 +89,7 @@ def make_manifest(
         files: From `upload`.
         facts: What was resolved, the plan, the evaluation.
         verification: From `verify.compare`.
+        labels: Names of the classes, if the model has any.
     """
     resolved, plan, evaluation = facts
     return OutputManifest(
@@ -98,6 +100,8 @@ def make_manifest(
         base_model=base.identity,
         base_manifest_digest=base.digest,
         task=run.spec.model.task,
+        method=run.spec.method.type,
+        labels=labels,
         files=files,
         resolved=resolved,
         plan=plan,

@@ -32,6 +32,7 @@ class ModelSource:
         adapters: Folders of adapters that are merged into it, the first trained first.
         tokenizer_folder: Where the tokenizer and its chat template lie.
         digest: Digest of the manifest, if this is an output.
+        labels: Names of the classes, by number, if the output has any.
     """
 
     uri: str
@@ -40,6 +41,7 @@ class ModelSource:
     adapters: tuple[Path, ...] = ()
     tokenizer_folder: Path | None = None
     digest: str | None = None
+    labels: tuple[str, ...] = ()
 
     @classmethod
     def of_folder(cls, folder: Path, uri: str) -> "ModelSource":
@@ -50,6 +52,10 @@ class ModelSource:
     def tokenizer(self) -> Path:
         """The folder that the tokenizer is loaded from."""
         return self.tokenizer_folder or self.folder
+
+    def without_last_adapter(self) -> "ModelSource":
+        """What the last adapter was trained on; itself if there is none."""
+        return replace(self, adapters=self.adapters[:-1]) if self.adapters else self
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ class FoundModel:
             adapters=adapters,
             tokenizer_folder=adapters[-1] if adapters else base,
             digest=self.output.digest if self.output else None,
+            labels=tuple(self.output.manifest.labels or ()) if self.output else (),
         )
 
     def resolved(self, field: str) -> list[Resolved]:

@@ -11,9 +11,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from devcluster.s3 import S3Server
-from finetune_trainer import model
-from finetune_trainer.inputs import check, fetch_models
-from finetune_trainer.run_input import load
+from finetune_api.v1alpha1.reasons import Reason
+from finetune_trainer import heads, model
+from finetune_trainer.environment import read
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.opening import load_source
+from finetune_trainer.sources import Finder, ModelSource
+from finetune_trainer.storage import Storage
 from support.jobs import spec
 from support.tiny_models import chats, write_jsonl
 
@@ -50,6 +54,12 @@ def folder(laptop: Any, output: str) -> str:
     return str(manifest(laptop, output)["prefix"]).removeprefix("file://")
 
 
+def source_of(laptop: Any, output: str) -> ModelSource:
+    storage = Storage(None, read({}, laptop.folder))
+    found = Finder(storage, {}, local=True).model(f"file://{laptop.folder / output}")
+    return found.fetch(laptop.folder / "fetched")
+
+
 def logits(net: Any) -> torch.Tensor:
     with torch.no_grad():
         return torch.as_tensor(net.eval()(TOKENS).logits)
@@ -78,17 +88,7 @@ def test_an_adapter_on_an_adapter(first: Any, laptop: Any, model_folder: Path) -
     plain = AutoModelForCausalLM.from_pretrained(model_folder)
     for name in ("sft", "more"):
         plain = PeftModel.from_pretrained(plain, folder(laptop, name)).merge_and_unload()
-    third = laptop.manifest(
-        {"model.source": f"file://{laptop.folder / 'more'}", "output.uri": "file:///nowhere",
-         "data.train": [{"source": f"file://{laptop.folder}/data/train.jsonl"}]},
-        "third",
-    )  # fmt: skip
-    from finetune_trainer.environment import read
-    from finetune_trainer.storage import Storage
-
-    run = load(third).run
-    found = check(run, Storage(None, read({}, laptop.folder)), laptop=True)
-    source = fetch_models(found.models, laptop.folder / "fetched")["model.source"]
+    source = source_of(laptop, "more")
     assert len(source.adapters) == 2
     ours = model.load_model(source, model.load_config(source.folder, ""), "Float32", "cpu")
     assert (logits(ours) - logits(plain)).abs().max() < 1e-5
@@ -154,3 +154,34 @@ def test_a_job_of_the_cluster_by_name(
         client.get_object(Bucket="trainer", Key="chain/bbbb/manifest.json")["Body"].read()
     )
     assert written["baseModel"] == "s3://trainer/chain/aaaa"
+
+
+def test_an_adapter_goes_on_under_another_head(first: Any, laptop: Any, model_folder: Path) -> None:
+    one = first("sft", **{"training.maxSteps": 4})
+    assert one.outcome == "Complete", one.message
+    source = source_of(laptop, "sft")
+    config = model.load_config(source.folder, source.uri, heads.SEQUENCE_CLASSIFICATION)
+    config.num_labels, config.pad_token_id = 1, 0
+    scorer = model.load_model(source, config, "Float32", "cpu", heads.SEQUENCE_CLASSIFICATION)
+    tuned, _ = load_source(source, heads.CAUSAL, "Float32", "cpu")
+    expected = tuned.model(TOKENS).last_hidden_state[:, -1] @ scorer.score.weight.T
+    assert torch.allclose(logits(scorer), expected, atol=1e-5)
+
+
+def test_a_head_that_nobody_trained_is_refused(model_folder: Path) -> None:
+    source = ModelSource.of_folder(model_folder, "s3://b/m")
+    with pytest.raises(TrainerError) as caught:
+        load_source(source, heads.SEQUENCE_CLASSIFICATION, "Float32", "cpu")
+    assert caught.value.reason is Reason.UNSUPPORTED_MODEL
+
+
+def test_merged_or_attached_it_is_the_same_model(first: Any, laptop: Any) -> None:
+    first("sft", **{"training.maxSteps": 4})
+    source = source_of(laptop, "sft")
+    merged, tokenizer = load_source(source, heads.CAUSAL, "Float32", "cpu")
+    attached, _ = load_source(source, heads.CAUSAL, "Float32", "cpu", merged=False)
+    assert (logits(merged) - logits(attached)).abs().max() < 1e-4
+    assert isinstance(attached, PeftModel)
+    assert not isinstance(merged, PeftModel)
+    assert not any(each.requires_grad for each in [*merged.parameters(), *attached.parameters()])
+    assert tokenizer.pad_token is not None

@@ -31,6 +31,7 @@ class Trained:
     resolved: list[Resolved]
     evaluation: Evaluation | None
     reference: verify.Reference
+    labels: list[str] | None
 
 
 def run(recipe: Recipe, context: Context) -> Report:
@@ -46,7 +47,9 @@ def run(recipe: Recipe, context: Context) -> Report:
     context.reporter.phase("Verifying")
     verification = verify_published(recipe, ready, trained, place, files)
     facts = (trained.resolved, trained.plan, trained.evaluation)
-    manifest = publish.make_manifest(context.run, context.base, place, files, facts, verification)
+    manifest = publish.make_manifest(
+        context.run, context.base, place, files, facts, verification, trained.labels
+    )
     return publish.write_manifest(context.output, context.run, manifest)
 
 
@@ -100,7 +103,7 @@ def train(recipe: Recipe, ready: Ready) -> Trained:
     folder = context.output_folder
     save.save_model(net, ready.tokenizer, context.base, folder, full=full, dtype=stored)
     save.save_records(folder, context.run, resolved, plan, evaluation)
-    return Trained(plan, resolved, evaluation, reference)
+    return Trained(plan, resolved, evaluation, reference, recipe.head(spec).labels(net.config))
 
 
 def watch_over(

@@ -1,0 +1,63 @@
+"""Models opened to be used and not trained: reward models, teachers, references, and for answers.
+
+Recipes find the source at `Context.models["method.ppo.rewardModel"]` and its like, commands by a URI.
+A head that would start fresh is refused here: an untrained reward model scores like any other.
+"""
+
+from dataclasses import replace
+
+from finetune_trainer import merge
+from finetune_trainer.foreign import Model, ModelConfig, Tokenizer
+from finetune_trainer.heads import CAUSAL, OF_TASK, SEQUENCE_CLASSIFICATION, Head
+from finetune_trainer.model import load_config, load_model, load_tokenizer, set_pad_token
+from finetune_trainer.output_manifest import OutputManifest
+from finetune_trainer.sources import ModelSource
+
+
+def head_of(manifest: OutputManifest | None) -> Head:
+    """The head that an output carries; that of a language model where nothing says otherwise."""
+    if manifest is None:
+        return CAUSAL
+    return SEQUENCE_CLASSIFICATION if manifest.method == "Reward" else OF_TASK[manifest.task]
+
+
+def load_source(
+    source: ModelSource, head: Head, precision: str, device: str, *, merged: bool = True
+) -> tuple[Model, Tokenizer]:
+    """A model in evaluation mode with frozen weights, and its tokenizer with a pad token.
+
+    Args:
+        source: Where its files are.
+        head: Which head it must carry: `heads.SEQUENCE_CLASSIFICATION` for a reward model (one
+            label), `heads.CAUSAL` for a teacher or a reference.
+        precision: `Float32` or `BFloat16`: the dtype of the weights.
+        device: `cpu` or `cuda`.
+        merged: Merge every adapter, so that the model is a plain one. Otherwise the last one stays
+            attached: exactly the model that was verified when it was published, and the only way for
+            adapters that live in the prompt.
+
+    Raises:
+        TrainerError: UnsupportedModel if the model lacks the head, CorruptModel.
+    """
+    inner = source if merged else source.without_last_adapter()
+    net = load_model(inner, config_of(source, head), precision, device, head)
+    if inner is not source:
+        net = merge.attach(net, source.adapters[-1], source.uri)
+    tokenizer = load_tokenizer(source.tokenizer, source.uri, None)
+    set_pad_token(tokenizer)
+    return net.requires_grad_(False).eval(), tokenizer
+
+
+def config_of(source: ModelSource, head: Head) -> ModelConfig:
+    """The configuration, with the classes that the output was trained on.
+
+    Raises:
+        TrainerError: UnsupportedModel if neither the model nor an adapter brings the head.
+    """
+    strict = head if source.adapters else replace(head, fresh=())
+    config = load_config(source.folder, source.uri, strict)
+    if source.labels:
+        config.num_labels = len(source.labels)
+        config.id2label = dict(enumerate(source.labels))
+        config.label2id = {label: number for number, label in enumerate(source.labels)}
+    return config
