@@ -30,6 +30,7 @@ DataFormat = Literal[
     "Tokenized",
 ]
 ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class DataSource(ApiModel):
@@ -68,6 +69,32 @@ class Evaluation(ApiModel):
     """Sources that hold the evaluation rows."""
 
 
+class Limits(ApiModel):
+    """How much of the data may be amiss before the job is refused; shares from 0 to 1.
+
+    What stays below is counted in `status.plan` and told in the output's `data_contract.json`.
+    """
+
+    max_truncated: Share = 0.5
+    """Rows that are longer than `maxLength` and are cut."""
+
+    max_skipped: Share = 0.1
+    """Rows that are left out, because nothing is left to learn from once they are cut."""
+
+    max_identical_pairs: Share = 0.1
+    """Preference rows whose chosen and rejected answers are the same."""
+
+    max_without_stop_token: Share = 0.1
+    """Answers, of those that are not cut, that do not end with a token that ends a turn."""
+
+    max_duplicates: Share = 1
+    """Training rows that equal an earlier one; copies are a way to give rows more weight, so none are
+    refused by default."""
+
+    max_leaked: Share = 0.5
+    """Held-out rows that stand among the training rows too."""
+
+
 class Data(ApiModel):
     """The data, its format and its treatment."""
 
@@ -100,3 +127,10 @@ class Data(ApiModel):
 
     chat_template: Annotated[str, Field(max_length=16384)] | None = None
     """Jinja chat template in place of the tokenizer's own; run in a sandbox."""
+
+    limits: Limits = Limits()
+    """How much of the data may be amiss before the job is refused."""
+
+    published_samples: Annotated[int, Field(ge=0, le=10)] = 3
+    """Training rows that are published as text with the output, in `data_samples.md`, so that people
+    can see which tokens carry loss. 0 where the output's readers may not see the data."""

@@ -81,6 +81,12 @@ class Reason(StrEnum):
     DATA_INVALID = "DataInvalid"
     DATA_FORMAT_UNKNOWN = "DataFormatUnknown"
     NO_SUPERVISED_TOKENS = "NoSupervisedTokens"
+    TOO_MANY_TRUNCATED = "TooManyTruncated"
+    STOP_TOKEN_MISSING = "StopTokenMissing"  # noqa: S105
+    DOUBLE_START_TOKEN = "DoubleStartToken"  # noqa: S105
+    ONE_CLASS_ONLY = "OneClassOnly"
+    TOO_MANY_DUPLICATES = "TooManyDuplicates"
+    EVALUATION_LEAKED = "EvaluationLeaked"
     CHAT_TEMPLATE_ERROR = "ChatTemplateError"
     MODEL_NOT_FOUND = "ModelNotFound"
     UNSAFE_WEIGHTS = "UnsafeWeights"
@@ -186,6 +192,37 @@ MEANINGS: dict[Reason, Meaning] = {
         _USER,
         "Too many rows have no token that carries loss.",
         "Raise `data.maxLength`, or check `data.loss` against the rows.",
+    ),
+    Reason.TOO_MANY_TRUNCATED: Meaning(
+        _USER,
+        "Too many rows are longer than the longest length and would be cut.",
+        "Raise `data.maxLength`, split the rows, or raise `data.limits.maxTruncated`.",
+    ),
+    Reason.STOP_TOKEN_MISSING: Meaning(
+        _USER,
+        "Too many answers do not end with a token that ends a turn, so the model would not stop.",
+        "End the rows' labels with the end-of-sequence token, or raise "
+        "`data.limits.maxWithoutStopToken`.",
+    ),
+    Reason.DOUBLE_START_TOKEN: Meaning(
+        _USER,
+        "Rows begin with two start tokens, which the model has never seen.",
+        "Remove the token from the rows or from the chat template.",
+    ),
+    Reason.ONE_CLASS_ONLY: Meaning(
+        _USER,
+        "All training rows are of one class, so there is nothing to tell apart.",
+        "Give rows of at least two classes.",
+    ),
+    Reason.TOO_MANY_DUPLICATES: Meaning(
+        _USER,
+        "Too many training rows equal an earlier one.",
+        "Remove the copies and give the source a `weight`, or raise `data.limits.maxDuplicates`.",
+    ),
+    Reason.EVALUATION_LEAKED: Meaning(
+        _USER,
+        "Too many held-out rows stand among the training rows, so they would measure memory.",
+        "Remove them from one side, or raise `data.limits.maxLeaked`.",
     ),
     Reason.CHAT_TEMPLATE_ERROR: Meaning(
         _USER,

@@ -119,6 +119,9 @@ class Plan(ApiModel):
     identical_pairs: int | None = None
     """Preference rows whose chosen and rejected answers are the same."""
 
+    leaked_rows: int | None = None
+    """Held-out rows that stand among the training rows too."""
+
     rows_without_stop_token: int | None = None
     """Rows that do not teach the model to end its answer."""
 

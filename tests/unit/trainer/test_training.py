@@ -194,8 +194,9 @@ def test_same_seed_same_adapter(workshop: Workshop) -> None:
 
 def test_evaluation_sources_and_text(workshop: Workshop) -> None:
     folder = workshop.laptop.folder / "data"
-    write_jsonl(folder / "train.jsonl", [{"text": row["completion"]} for row in pairs(40)])
-    write_jsonl(folder / "test.jsonl", [{"text": row["completion"]} for row in pairs(7, seed=9)])
+    texts = [{"text": row["prompt"] + row["completion"]} for row in pairs(47)]
+    write_jsonl(folder / "train.jsonl", texts[:40])
+    write_jsonl(folder / "test.jsonl", texts[40:])
     sources = [{"source": f"file://{folder}/test.jsonl"}]
     report = workshop.run({"training.maxSteps": 2, "data.evaluation": {"sources": sources}}).report
     assert (report.plan.rows, report.plan.evaluation_rows) == (40, 7)

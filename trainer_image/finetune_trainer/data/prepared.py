@@ -3,11 +3,12 @@
 Made by the preparers of this folder, read by recipes and by the data contract.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from finetune_api.v1alpha1.status import Plan, Resolved
 from finetune_trainer.data.rows import DataRow
+from finetune_trainer.data.treatment import Treatment
 
 R = TypeVar("R", bound=DataRow)
 
@@ -23,6 +24,7 @@ class Prepared(Generic[R]):
         plan: Counts.
         resolved: What was decided here.
         label_names: Names of the classes or tags by number; empty for other tasks.
+        treatment: What was cut and left out; empty if no row was.
     """
 
     train: list[R]
@@ -31,3 +33,4 @@ class Prepared(Generic[R]):
     plan: Plan
     resolved: list[Resolved]
     label_names: tuple[str, ...] = ()
+    treatment: Treatment = field(default_factory=Treatment)

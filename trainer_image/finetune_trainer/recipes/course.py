@@ -5,7 +5,8 @@ Called by `run` with the recipe of the method. What differs between methods is a
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from transformers import set_seed
@@ -14,7 +15,9 @@ from finetune_api.records import Report
 from finetune_api.v1alpha1.status import Evaluation, Metric, Plan, Resolved
 from finetune_trainer import adapters, model, publish, save, verify
 from finetune_trainer.context import Context
-from finetune_trainer.foreign import Foreign, Model
+from finetune_trainer.data import contract as contracts
+from finetune_trainer.data.prepared import Prepared
+from finetune_trainer.foreign import Foreign, Model, Tokenizer
 from finetune_trainer.output_manifest import OutputFile, Verification
 from finetune_trainer.recipes.recipe import Ready, Recipe
 from finetune_trainer.sanity import KnownAnswer, fingerprints, require_movement
@@ -60,11 +63,22 @@ def prepare(recipe: Recipe, context: Context) -> Ready:
     config = model.load_config(base.folder, base.uri, recipe.head(spec))
     tokenizer = model.load_tokenizer(base.tokenizer, base.uri, spec.data.chat_template)
     padding = model.set_pad_token(tokenizer)
-    data = recipe.prepare(context, tokenizer, config)
+    data = keep_contract(recipe.prepare(context, tokenizer, config), context, tokenizer)
     settings, chosen = recipe.resolve(spec, model.machine(laptop=context.laptop), data)
     resolved = [*context.resolved, *context.examples.resolved, *data.resolved, *padding, *chosen]
     context.reporter.resolved(resolved, data.plan)
     return Ready(context, tokenizer, config, data, settings, resolved)
+
+
+def keep_contract(data: Prepared[Any], context: Context, tokenizer: Tokenizer) -> Prepared[Any]:
+    """The rows with their counts, once the data contract is written and found good."""
+    spec = context.run.spec
+    contract = contracts.draw_up(data, contracts.Subject(spec.data, spec.model.task, tokenizer))
+    contract.publish(context.output_folder)
+    # Told before it is judged: the counts explain a refusal.
+    context.reporter.resolved([*context.resolved, *context.examples.resolved], contract.plan)
+    contract.refuse_breaches()
+    return replace(data, plan=contract.plan)
 
 
 def train(recipe: Recipe, ready: Ready) -> Trained:
