@@ -10,13 +10,15 @@ PYTHON := $(BIN)/python -P
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header pyproject.toml
 PYTEST := $(BIN)/pytest
+# Processes of the unit tests; each imports torch for itself (1.2 GB).
+WORKERS ?= 2
 
 export FINETUNE_CACHE := $(CACHE)
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types unit cluster chart e2e bounds generate locks bench \
-	cluster-up cluster-down clean
+.PHONY: help demo test check lint types unit cluster chart e2e invariant matrix bounds generate \
+	locks bench bench-learning cluster-up cluster-down clean
 
 ##@ Use
 
@@ -35,7 +37,7 @@ cluster-down: .venv/ready ## stop them
 
 ##@ Check
 
-test: check cluster chart e2e ## every test that needs no root and no GPU
+test: check cluster chart e2e invariant ## every test that needs no root and no GPU
 
 check: lint types unit ## lint, types and unit tests
 
@@ -53,7 +55,7 @@ types: .venv/ready ## mypy, strict
 	$(BIN)/mypy
 
 unit: .venv/ready ## unit tests
-	$(PYTEST) tests/unit -q
+	OMP_NUM_THREADS=1 $(PYTEST) tests/unit -q -n $(WORKERS) --dist loadfile
 
 cluster: .venv/ready ## tests against a real API server
 	$(PYTEST) tests/cluster -q
@@ -64,11 +66,20 @@ chart: .venv/ready ## tests of the Helm chart
 e2e: .venv/ready ## jobs from apply to the adapter in S3
 	$(PYTEST) tests/e2e -q
 
+invariant: .venv/ready ## losses, curves and learning that must not change
+	$(PYTEST) tests/invariant -q
+
+matrix: .venv/ready ## run every cell of the compatibility table
+	PYTHONPATH=tests $(PYTHON) -m invariant.matrix $(ARGS)
+
 bounds: .venv/ready ## unit tests on the oldest and newest Python and dependencies (no torch)
 	tests/bounds.sh "$(UV)" "$(CACHE)"
 
 bench: .venv/ready ## measure the control plane against plain Jobs; prints the ratio
 	PYTHONPATH=tests $(PYTHON) benchmarks/control_plane.py $(ARGS)
+
+bench-learning: .venv/ready ## one run of every method on SmolLM2: held-out figures before and after
+	PYTHONPATH=tests $(PYTHON) benchmarks/learning.py $(ARGS)
 
 ##@ Maintain
 
