@@ -11,6 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from finetune_operator.plan.installation import Checksums, Installation
 
 PREFIX = "FINETUNE_OPERATOR_"
+# Without a user and a password, which would show in every pod.
+HUB_PATTERN = r"^https?://[-A-Za-z0-9.\[\]:]+(/[-A-Za-z0-9._~/]*)?$"
 
 
 class SettingsError(ValueError):
@@ -35,6 +37,9 @@ class Settings(BaseSettings):
 
     namespaces: str = ""
     """Namespaces to serve, separated by commas; empty for the whole cluster."""
+
+    hub_endpoint: Annotated[str, Field(pattern=HUB_PATTERN)] | None = None
+    """URL of the hub that `hf://` sources mean; without it, the public one."""
 
     storage_endpoint: str | None = None
     """Default of spec.storage.endpoint."""
@@ -90,6 +95,7 @@ class Settings(BaseSettings):
             image_pull_policy=self.trainer_image_pull_policy,
             image_pull_secrets=_names(self.trainer_image_pull_secrets),
             progress_interval_seconds=self.progress_interval_seconds,
+            hub_endpoint=self.hub_endpoint,
             endpoint=self.storage_endpoint,
             region=self.storage_region,
             credentials_secret=self.storage_credentials_secret,

@@ -37,6 +37,7 @@ def test_every_setting_of_the_operator_has_a_value() -> None:
         PREFIX + "TRAINER_IMAGE_PULL_POLICY": "Always",
         PREFIX + "TRAINER_IMAGE_PULL_SECRETS": "registry,mirror",
         PREFIX + "NAMESPACES": "team-a,team-b",
+        PREFIX + "HUB_ENDPOINT": "https://hub.example.com/mirror",
         PREFIX + "STORAGE_ENDPOINT": "https://s3.example.com:8333",
         PREFIX + "STORAGE_REGION": "eu-central-1",
         PREFIX + "STORAGE_CREDENTIALS_SECRET": "team-storage",

@@ -70,6 +70,8 @@ def is_open(schema: dict[str, Any]) -> bool:
         ({"operator": {"workers": 0}}, "/operator/workers"),
         ({"operator": {"resyncSeconds": 0}}, "/operator/resyncSeconds"),
         ({"storage": {"endpoint": "s3.example.com"}}, "/storage/endpoint"),
+        ({"hub": {"endpoint": "hub.example.com"}}, "/hub/endpoint"),
+        ({"hub": {"endpoint": "https://user:secret@hub.example.com"}}, "/hub/endpoint"),
         ({"watchNamespaces": ["Team_A"]}, "/watchNamespaces/0"),
         ({"watchNamespaces": ["team", "team"]}, "/watchNamespaces"),
         ({"imagePullSecrets": ["registry"]}, "/imagePullSecrets/0"),

@@ -10,6 +10,7 @@ numbers from being written like 1e+06.
   "TRAINER_IMAGE_PULL_POLICY" .Values.trainer.image.pullPolicy
   "TRAINER_IMAGE_PULL_SECRETS" (include "finetune-operator.pullSecretNames" .)
   "NAMESPACES" (join "," .Values.watchNamespaces)
+  "HUB_ENDPOINT" .Values.hub.endpoint
   "STORAGE_ENDPOINT" .Values.storage.endpoint
   "STORAGE_REGION" .Values.storage.region
   "STORAGE_CREDENTIALS_SECRET" .Values.storage.credentialsSecret

@@ -20,6 +20,7 @@ class Installation:
 
     Attributes:
         progress_interval_seconds: Shortest time between two progress records of a trainer.
+        hub_endpoint: URL of the hub that `hf://` means; None for the public one.
         endpoint, region, credentials_secret, checksums: Defaults of `spec.storage`.
     """
 
@@ -27,6 +28,7 @@ class Installation:
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     progress_interval_seconds: float = 5
+    hub_endpoint: str | None = None
     endpoint: str | None = None
     region: str | None = None
     credentials_secret: str | None = None
