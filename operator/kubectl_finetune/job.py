@@ -61,6 +61,11 @@ class Block:
         """A time with its zone."""
         return time(dig(self.raw, path))
 
+    def mapping(self, path: str) -> Mapping[str, object]:
+        """The mapping at a path; empty where there is none."""
+        value = dig(self.raw, path)
+        return value if isinstance(value, Mapping) else {}
+
     def blocks(self, path: str) -> Sequence["Block"]:
         """The mappings of a list."""
         value = dig(self.raw, path)

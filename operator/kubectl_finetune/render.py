@@ -4,7 +4,7 @@ Pure: an object, what was seen so far and the time in, rich renderables out. Cal
 and `follow`. Everything can be read without colour.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from rich import box
@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune_api.v1alpha1.reasons import MEANINGS, Reason
+from kubectl_finetune import findings
 from kubectl_finetune.figures import age, bar, size, span, sparkline
-from kubectl_finetune.job import Block, Job
+from kubectl_finetune.job import Block, Job, clean
 
 STYLES = {"Complete": "bold green", "Failed": "bold red", "Running": "bold cyan"}
 Row = tuple[str, RenderableType]
@@ -71,7 +72,7 @@ def listing(jobs: Sequence[Job], now: datetime, *, namespaces: bool = False) -> 
         cells += [_state(job), Text(_steps(job)), Text(job.text("status.progress.loss") or "")]
         eta = "" if job.outcome else job.text("status.progress.eta") or ""
         created = age(job.time("metadata.creationTimestamp"), now)
-        table.add_row(*cells, Text(_change(job)), Text(eta), Text(created))
+        table.add_row(*cells, Text(findings.change(job)), Text(eta), Text(created))
     return table
 
 
@@ -82,9 +83,11 @@ def _rows(job: Job, now: datetime, losses: Sequence[float], ascii_only: bool) ->
     yield "State", _state(job)
     if job.outcome is None and (waiting := _waiting(job)):
         yield "", Text(waiting, "yellow")
+    if found := findings.data(job):
+        yield "Data", Text(found)
     yield from _progress(job, losses, ascii_only)
-    if held_out := _change(job):
-        yield "Held out", Text(f"loss {held_out}")
+    for index, held_out in enumerate(_measured(job)):
+        yield "" if index else "Held out", Text(held_out)
     for attempt in job.blocks("status.attempts"):
         yield "Attempt", Text(_attempt(attempt))
     if uri := job.text("status.output.uri"):
@@ -104,6 +107,8 @@ def _progress(job: Job, losses: Sequence[float], ascii_only: bool) -> Iterator[R
     if loss := job.text("status.progress.loss"):
         drawn = sparkline(losses, ascii_only=ascii_only) if len(losses) > 1 else ""
         yield "Loss", Text.assemble((drawn, "magenta"), " " if drawn else "", loss)
+    if metrics := findings.metrics(job):
+        yield "Metrics", Text(metrics)
     if job.outcome is None and (speed := _speed(job)):
         yield "Speed", Text(speed)
 
@@ -150,17 +155,15 @@ def _waiting(job: Job) -> str:
     return ""
 
 
-def _change(job: Job) -> str:
-    before = job.number("status.evaluation.lossBefore")
-    after = job.number("status.evaluation.lossAfter")
-    if before is None or after is None:
-        return ""
-    return f"{before:.3f} → {after:.3f}"
+def _measured(job: Job) -> Iterator[str]:
+    if loss := findings.change(job):
+        yield f"loss {loss}"
+    yield from findings.measured(job)
 
 
 def _held_out(job: Job) -> str:
-    change = _change(job)
-    return f"held-out loss {change}" if change else ""
+    found = list(_measured(job))
+    return f"held-out {', '.join(found)}" if found else ""
 
 
 def _attempt(attempt: Block) -> str:
@@ -218,12 +221,12 @@ def _details(job: Job) -> Iterator[Table]:
         resolved.add_row(*(Text(entry.text(name) or "") for name in ("field", "value", "why")))
     if resolved.row_count:
         yield resolved
-    plan = job.raw.get("status", {}).get("plan")
-    if isinstance(plan, dict) and plan:
-        found = _table(["PLAN", "VALUE"])
-        for name, value in plan.items():
-            found.add_row(Text(str(name)), Text(str(value)))
-        yield found
+    plan = _table(["PLAN", "VALUE"])
+    for name, value in job.mapping("status.plan").items():
+        shown = findings.classes(value) if isinstance(value, Mapping) else clean(value)
+        plan.add_row(Text(clean(name)), Text(shown))
+    if plan.row_count:
+        yield plan
 
 
 def _table(columns: Sequence[str]) -> Table:

@@ -93,6 +93,62 @@ def test_a_complete_job_shows_output_and_held_out_loss() -> None:
     assert line(job(status)) == "demo: Complete, held-out loss 3.458 → 1.798"
 
 
+def test_metrics_of_a_method_are_shown_beside_or_without_a_loss() -> None:
+    metrics = [
+        {"name": "accuracy", "before": "0.51", "after": "0.83"}, {"name": "margin", "after": "1.2"},
+        {"name": "first", "before": "3"}, {"name": "empty"},
+    ]  # fmt: skip
+    status = {
+        "state": "Complete",
+        "conditions": [{"type": "Complete", "status": "True", "reason": "OutputPublished"}],
+        "evaluation": {"metrics": metrics},
+        "progress": {"phase": "Training", "metrics": {"rewardMargin": "0.4", "kl": "0.01"}},
+    }
+    shown = text(summary(job(status), NOW))
+    assert "Held out  accuracy 0.51 → 0.83" in shown
+    assert "margin 1.2" in shown
+    assert "first 3 before" in shown
+    assert "empty" not in shown
+    assert "rewardMargin 0.4, kl 0.01" in shown
+    said = line(
+        job(status | {"evaluation": {"lossBefore": "2", "lossAfter": "1", "metrics": metrics[:1]}})
+    )
+    assert said == "demo: Complete, held-out loss 2.000 → 1.000, accuracy 0.51 → 0.83"
+
+
+def test_what_is_odd_about_the_data_is_shown_and_what_is_not_is_left_out() -> None:
+    plan = {"rows": 120, "evaluationRows": 12, "truncatedRows": 3, "skippedRows": 0, "duplicateRows": 7,
+            "identicalPairs": 2, "rowsWithoutStopToken": 1, "longestRow": 4096}  # fmt: skip
+    shown = text(summary(job({"plan": plan}), NOW))
+    expected = (
+        "120 rows, 12 held out, 3 cut, 7 duplicates, 2 pairs of equal answers, "
+        "1 without a stop token, longest 4096 tokens"
+    )
+    assert expected in shown
+    assert "Data" not in text(summary(job({"plan": {}}), NOW))
+
+
+def test_classes_are_listed_with_their_rows() -> None:
+    many = {f"class-{number}": number for number in range(10)}
+    shown = text(summary(job({"plan": {"classCounts": many}}), NOW, verbose=True))
+    assert "class-0: 0, class-1: 1" in shown
+    assert "class-7: 7 and 2 more" in shown
+
+
+def test_a_preflight_and_a_waiting_job_say_so() -> None:
+    checking = {
+        "type": "Running", "status": "False", "reason": "PreflightRunning", "message": "The input is read.",
+    }  # fmt: skip
+    said = line(job({"state": "Preflight", "conditions": [checking]}))
+    assert said == "demo: Preflight, PreflightRunning: The input is read."
+    waits = {
+        "type": "Accepted", "status": "False", "reason": "WaitingForJob",
+        "message": "waits for the output of job base (Running)",
+    }  # fmt: skip
+    shown = text(summary(job({"state": "Waiting", "conditions": [waits]}), NOW))
+    assert "WaitingForJob: waits for the output of job base (Running)" in shown
+
+
 def test_a_job_that_waits_says_why() -> None:
     waiting = {"type": "Running", "status": "False", "reason": "PodsPending", "message": "no GPU"}
     assert (
@@ -120,7 +176,10 @@ def test_text_from_a_pod_cannot_move_the_cursor() -> None:
         {"conditions": "nonsense"},
         {"conditions": [3, None]},
         {"progress": {"step": "x", "totalSteps": 0}},
-        {"evaluation": {"lossBefore": "?"}},
+        {"evaluation": {"lossBefore": "?", "metrics": {"a": 1}}},
+        {"evaluation": {"metrics": [1, {"name": 3, "before": []}]}},
+        {"plan": [1], "progress": {"metrics": [1]}},
+        {"plan": {"rows": "many", "classCounts": 3}},
         {"fieldOfALaterVersion": {"a": 1}},
     ],
     ids=str,
