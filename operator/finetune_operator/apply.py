@@ -13,7 +13,7 @@ from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_operator.cluster import events
 from finetune_operator.cluster.client import EVENTS, FINETUNE_JOBS, JOBS, SERVICES, Client
 from finetune_operator.cluster.errors import ApiError, ConflictError, NotFoundError
-from finetune_operator.observe.facts import JobFacts, Key
+from finetune_operator.observe.facts import JobFacts, Key, Role
 from finetune_operator.observe.jobs import job_facts, labelled_child
 from finetune_operator.plan.decision import Creation, Notice
 from finetune_operator.plan.installation import Installation
@@ -50,10 +50,10 @@ class Applier:
         self._written: dict[Key, tuple[FineTuneJobStatus, FineTuneJobStatus]] = {}
 
     async def create(self, job: JobFacts, creation: Creation) -> None:
-        """Create the Job of an attempt, or find the one that has its name already."""
-        if creation.spec.resources.nodes > 1:
+        """Create a Job, or find the one that has its name already."""
+        if creation.spec.resources.nodes > 1 and creation.role is Role.TRAINER:
             await self._create_service(job, creation)
-        manifest = workload(job, creation.spec, self._installation, creation.attempt)
+        manifest = workload(job, creation, self._installation)
         name = manifest["metadata"]["name"]
         try:
             found = await self._client.create(JOBS, manifest)

@@ -31,8 +31,8 @@ class Controller:
     """One running operator: everything but the framework."""
 
     def __init__(self, settings: Settings, client: Client, instance: str) -> None:
-        self.store = Store()
         self.queue = KeyedQueue()
+        self.store = Store(self.queue.add)
         self._settings = settings
         self._client = client
         interval = settings.status_interval_seconds

@@ -9,7 +9,7 @@ import asyncio
 import structlog
 
 from finetune_operator.cluster.client import Client
-from finetune_operator.observe.facts import Key
+from finetune_operator.observe.facts import Key, Pod
 from finetune_operator.observe.progress import read_tail
 from finetune_operator.queue import KeyedQueue
 from finetune_operator.store import Store
@@ -27,10 +27,10 @@ class LogFollower:
         self._queue = queue
         self._interval = interval
         self._due = KeyedQueue()
-        self._pods: dict[Key, str] = {}
+        self._pods: dict[Key, Pod] = {}
         self._last: dict[Key, float] = {}
 
-    def follow(self, key: Key, pod: str) -> None:
+    def follow(self, key: Key, pod: Pod) -> None:
         """Read this pod's log when its turn comes."""
         self._pods[key] = pod
         now = asyncio.get_running_loop().time()
@@ -42,11 +42,13 @@ class LogFollower:
         self._last.pop(key, None)
         self._due.forget(key)
 
-    async def read_now(self, key: Key, pod: str) -> None:
+    async def read_now(self, key: Key, pod: Pod) -> None:
         """Read a pod's log at once, for a final verdict."""
-        log = await self._client.log_tail(key.namespace, pod)
-        if log is not None:
-            self._store.learn_tail(key, read_tail(log))
+        log = await self._client.log_tail(key.namespace, pod.name)
+        followed = self._pods.get(key, pod)
+        # An answer that comes late must not stand for the Job that came after.
+        if log is not None and followed.job_uid == pod.job_uid:
+            self._store.learn_tail(key, pod.job_uid, read_tail(log))
 
     async def work(self) -> None:
         """One reader, for ever."""

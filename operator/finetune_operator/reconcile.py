@@ -17,13 +17,13 @@ from finetune_operator.cluster import events
 from finetune_operator.cluster.client import JOBS, PODS, Client
 from finetune_operator.cluster.errors import ApiError, NotFoundError
 from finetune_operator.follower import LogFollower
-from finetune_operator.observe.facts import Facts, Key
+from finetune_operator.observe.facts import Facts, Key, Role
 from finetune_operator.observe.failures import culprit
 from finetune_operator.observe.jobs import labelled_child
 from finetune_operator.observe.pods import pod_facts
 from finetune_operator.observe.text import one_line
 from finetune_operator.plan import names
-from finetune_operator.plan.decide import decide
+from finetune_operator.plan.decide import decide, stage
 from finetune_operator.plan.decision import Decision, Subject
 from finetune_operator.plan.pending import ASK_SECONDS
 from finetune_operator.queue import KeyedQueue
@@ -118,34 +118,39 @@ class Reconciler:
         if job is None or job.ended:
             return False
         if decision.follow:
-            self._follower.follow(key, decision.follow.name)
+            self._follower.follow(key, decision.follow)
         if decision.wake_after is not None:
             self._queue.add(key, decision.wake_after)
         return True
 
     async def _confirm(self, facts: Facts) -> bool:
-        """Read the job, its child and its pods from the API server, and the last words of a log."""
+        """Read from the API server what the verdict rests on, and the last words of a log."""
         key = facts.job.key
         if not await self._applier.read_job(key):
             return False
-        name = names.child_name(facts.job)
-        try:
-            found = await self._client.get(JOBS, key.namespace, name)
-            self._store.children.put(labelled_child(found, key))
-        except NotFoundError:
-            self._store.children.forget(key)
+        for name in facts.job.awaits:
+            await self._applier.read_job(Key(key.namespace, name))
+        for role in Role:
+            await self._read_child(key, names.child_name(facts.job, role))
         selector = f"{names.SELECTOR}={key.name}"
         pods = await self._client.list_all(PODS, pod_facts, key.namespace, selector)
         self._store.pods.sync(pods.items, pods.version, within=[key])
         await self._read_last_words(key)
         return True
 
+    async def _read_child(self, key: Key, name: str) -> None:
+        try:
+            found = await self._client.get(JOBS, key.namespace, name)
+            self._store.children.put(labelled_child(found, key))
+        except NotFoundError:
+            self._store.children.drop(key, name)
+
     async def _read_last_words(self, key: Key) -> None:
         facts = self._store.facts(key)
-        pods = facts.pods if facts else ()
+        pods = facts.at(stage(facts)).pods if facts else ()
         pod = culprit(pods) or next((pod for pod in pods if pod.index == 0), None)
         if pod is not None and pod.ended is not None:
-            await self._follower.read_now(key, pod.name)
+            await self._follower.read_now(key, pod)
 
     async def _learns(self, facts: Facts, subject: Subject) -> bool:
         """Look up what others say about an object that does not go on; True if it is news."""

@@ -4,105 +4,28 @@ Filled by the handlers, by reads and by answers to our own writes; read by the r
 versions of an object never replace newer ones, and a deleted object never comes back.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable
 
-from finetune_operator.observe.facts import ChildJob, Facts, JobFacts, Key, Pod, Tail
+from finetune_operator.observe.facts import ChildJob, Facts, JobFacts, Key, Pod, Role, Tail
 from finetune_operator.observe.progress import newer
 from finetune_operator.plan import names
-
-REMEMBERED_DELETIONS = 4096
-
-
-class Item(Protocol):
-    """What a shelf holds."""
-
-    @property
-    def key(self) -> Key: ...  # noqa: D102
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def uid(self) -> str: ...  # noqa: D102
-    @property
-    def resource_version(self) -> int: ...  # noqa: D102
-
-
-T = TypeVar("T", bound=Item)
-
-
-class Shelf(Generic[T]):
-    """The objects of one kind, by the FineTuneJob that they belong to."""
-
-    def __init__(self) -> None:
-        self._items: dict[Key, dict[str, T]] = {}
-        self._deleted: dict[str, None] = {}
-
-    def put(self, item: T) -> bool:
-        """Keep an object, unless a newer version is here or it was deleted; says whether kept."""
-        known = self._items.get(item.key, {}).get(item.name)
-        if item.uid in self._deleted:
-            return False
-        if known is not None and known.resource_version >= item.resource_version:
-            return False
-        self._items.setdefault(item.key, {})[item.name] = item
-        return True
-
-    def delete(self, item: T) -> None:
-        """Drop a deleted object for good."""
-        self._deleted[item.uid] = None
-        if len(self._deleted) > REMEMBERED_DELETIONS:
-            del self._deleted[next(iter(self._deleted))]
-        known = self._items.get(item.key, {}).get(item.name)
-        if known is not None and known.uid == item.uid:
-            self._remove(known)
-
-    def forget(self, key: Key) -> None:
-        """Drop all objects of a job, which may come again."""
-        self._items.pop(key, None)
-
-    def of(self, key: Key) -> list[T]:
-        """The objects of a job."""
-        return list(self._items.get(key, {}).values())
-
-    def keys(self) -> list[Key]:
-        """The jobs that have objects here."""
-        return list(self._items)
-
-    def sync(self, items: Iterable[T], version: int, within: Iterable[Key] | None = None) -> None:
-        """Take over a complete list read at `version`; what is older and not in it is gone.
-
-        Args:
-            items: The objects that the list holds.
-            version: Resource version of the list.
-            within: The jobs that the list speaks of; None for all.
-        """
-        present = set()
-        for item in items:
-            present.add(item.uid)
-            self.put(item)
-        for known in list(self._all(within)):
-            if known.uid not in present and known.resource_version <= version:
-                self._remove(known)
-
-    def _all(self, within: Iterable[Key] | None) -> Iterator[T]:
-        for key in self.keys() if within is None else within:
-            yield from self.of(key)
-
-    def _remove(self, item: T) -> None:
-        items = self._items.get(item.key, {})
-        items.pop(item.name, None)
-        if not items:
-            self._items.pop(item.key, None)
+from finetune_operator.shelf import Shelf
+from finetune_operator.waiters import JobShelf
 
 
 class Store:
-    """All shelves, and what was learnt from logs and events."""
+    """All shelves, and what was learnt from logs and events.
 
-    def __init__(self) -> None:
-        self.jobs: Shelf[JobFacts] = Shelf()
+    Args:
+        wake: Is told the jobs that must be looked at anew, since a job changed that they wait for.
+    """
+
+    def __init__(self, wake: Callable[[Key], None] = lambda _: None) -> None:
+        self.jobs = JobShelf(wake)
         self.children: Shelf[ChildJob] = Shelf()
         self.pods: Shelf[Pod] = Shelf()
-        self._tails: dict[Key, Tail] = {}
+        # With the UID of the Job whose pod said it.
+        self._tails: dict[Key, tuple[str, Tail]] = {}
         self._obstacles: dict[Key, str] = {}
 
     def job(self, key: Key) -> JobFacts | None:
@@ -114,25 +37,49 @@ class Store:
         job = self.job(key)
         if job is None:
             return None
-        child = self.child(job)
-        pods = [pod for pod in self.pods.of(key) if child is not None and pod.job_uid == child.uid]
+        child, preflight = (self.child(job, role) for role in (Role.TRAINER, Role.PREFLIGHT))
         return Facts(
             job=job,
             child=child,
-            pods=tuple(sorted(pods, key=lambda pod: (pod.index, pod.name))),
-            tail=self._tails.get(key, Tail()),
+            pods=self._pods(key, child),
+            preflight=preflight,
+            preflight_pods=self._pods(key, preflight),
+            sources=self._sources(job),
+            tail=self._tail(key, child),
             obstacle=self._obstacles.get(key),
             confirmed=confirmed,
         )
 
-    def child(self, job: JobFacts) -> ChildJob | None:
-        """The Job of the newest attempt, or what stands in its place."""
-        wanted = names.child_name(job)
+    def child(self, job: JobFacts, role: Role = Role.TRAINER) -> ChildJob | None:
+        """The newest attempt's Job of this role, or what stands in its place."""
+        wanted = names.child_name(job, role)
         return next((each for each in self.children.of(job.key) if each.name == wanted), None)
 
-    def learn_tail(self, key: Key, tail: Tail) -> None:
-        """Keep what the end of a log said."""
-        self._tails[key] = newer(self._tails.get(key, Tail()), tail)
+    def _pods(self, key: Key, child: ChildJob | None) -> tuple[Pod, ...]:
+        pods = [pod for pod in self.pods.of(key) if child is not None and pod.job_uid == child.uid]
+        return tuple(sorted(pods, key=lambda pod: (pod.index, pod.name)))
+
+    def _sources(self, job: JobFacts) -> dict[str, JobFacts]:
+        """The jobs that it waits for, those that they wait for, and so on."""
+        found: dict[str, JobFacts] = {}
+        wanted = list(job.awaits)
+        while wanted:
+            name = wanted.pop()
+            other = self.job(Key(job.key.namespace, name))
+            if other is not None and name not in found:
+                found[name] = other
+                wanted += other.awaits
+        return found
+
+    def _tail(self, key: Key, child: ChildJob | None) -> Tail:
+        """What was said last; a preflight's words are not those of the trainers after it."""
+        uid, tail = self._tails.get(key, ("", Tail()))
+        return tail if child is None or child.uid == uid else Tail()
+
+    def learn_tail(self, key: Key, job_uid: str, tail: Tail) -> None:
+        """Keep what the end of the log of a pod of this Job said."""
+        uid, known = self._tails.get(key, (job_uid, Tail()))
+        self._tails[key] = (job_uid, newer(known, tail) if uid == job_uid else tail)
 
     def learn_obstacle(self, key: Key, obstacle: str | None) -> None:
         """Keep, or forget, what a job waits for."""

@@ -4,58 +4,16 @@ The fake speaks the trainer's contract and trains nothing, so that every ending 
 seconds. Rights and settings are those of the chart. See `tests/e2e` for the real trainer.
 """
 
-import asyncio
 import json
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from finetune_operator.cluster.client import Client
-from finetune_operator.cluster.transport import Request, Transport
-from finetune_operator.controller import Controller
-from finetune_operator.handlers.login import connect
 from finetune_operator.observe.facts import Key
-from finetune_operator.settings import Settings
-from support.jobs import manifest
+from support.fakes import FAST, apply, condition, run_until_killed
 from support.stack import Stack
 from support.tenant import Tenant, conditions, until
-
-FAKE = [sys.executable, str(Path(__file__).parents[1] / "support/fake_trainer.py")]
-FAST = {"FINETUNE_OPERATOR_STATUS_INTERVAL_SECONDS": "1"}
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("operator")
-    with Stack.start(folder, buckets=("models",), images={"finetune-trainer": FAKE}) as started:
-        started.apply_definition()
-        started.install()
-        started.create_tenant("team")
-        yield started
-
-
-@pytest.fixture
-def tenant(stack: Stack) -> Iterator[Tenant]:
-    stack.start_operator(FAST)
-    yield Tenant(stack, "team")
-    stack.kill_operator()
-
-
-def apply(stack: Stack, name: str, behaviour: str, **changes: Any) -> None:
-    uri = {"output.uri": f"s3://models/{behaviour}"}
-    body = manifest(name, {**uri, **changes}, namespace="team")
-    stack.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
-
-
-def running(tenant: Tenant, name: str) -> tuple[str, str]:
-    for condition in tenant.status(name).get("conditions", ()):
-        if condition["type"] == "Running":
-            return condition["reason"], condition["message"]
-    return "", ""
 
 
 def test_a_life_costs_few_writes_and_a_restart_none(stack: Stack, tenant: Tenant) -> None:
@@ -155,7 +113,7 @@ def test_a_quota_is_named_until_it_is_lifted(stack: Stack, tenant: Tenant) -> No
     kubectl("create", "quota", "none", "-n", "team", "--hard=count/jobs.batch=0")
     try:
         apply(stack, "poor", "publishes-0.1")
-        until(lambda: "exceeded quota" in running(tenant, "poor")[1] or None, 60)
+        until(lambda: "exceeded quota" in condition(tenant, "poor", "Running")[1] or None, 60)
     finally:
         kubectl("delete", "quota", "none", "-n", "team")
     tenant.wait("poor", "Complete", 60)
@@ -176,44 +134,6 @@ def test_a_paused_api_server_is_outlived(stack: Stack, tenant: Tenant) -> None:
 
 
 # -- kills between writes ----------------------------------------------------------------------
-
-
-class KilledError(Exception):
-    """Stands for SIGKILL: the write was done, and nobody heard the answer."""
-
-
-class MortalTransport(Transport):
-    """Carries out `lives` writes, and dies of the last one."""
-
-    lives = sys.maxsize
-
-    async def send(self, request: Request) -> bytes:
-        answer = await super().send(request)
-        if request.method != "GET":
-            self.lives -= 1
-            if self.lives == 0:
-                raise KilledError
-        return answer
-
-
-async def run_until_killed(key: Key, lives: int) -> bool:
-    """A controller without watches, driven by its lists alone; True if it died of a write."""
-    transport = MortalTransport(connect)
-    transport.lives = lives
-    controller = Controller(Settings(trainer_image="finetune-trainer"), Client(transport), "test")
-    try:
-        async with asyncio.timeout(60):
-            while True:
-                await controller.resync()
-                await controller.reconciler.reconcile(key)
-                job = controller.store.job(key)
-                if job is not None and job.ended:
-                    return False
-                await asyncio.sleep(0.2)
-    except KilledError:
-        return True
-    finally:
-        await transport.close()
 
 
 @pytest.mark.parametrize("lives", [1, 2, 3, 4, 5, 0], ids=lambda n: f"after {n}" if n else "always")

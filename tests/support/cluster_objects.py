@@ -4,7 +4,7 @@ from typing import Any
 
 from finetune_api.records import Report
 from finetune_api.v1alpha1.reasons import Reason
-from finetune_api.v1alpha1.status import OutputStatus
+from finetune_api.v1alpha1.status import OutputStatus, Plan, Resolved
 from finetune_operator.observe.facts import ChildJob, JobFacts, Pod
 from finetune_operator.observe.jobs import child_job, job_facts
 from finetune_operator.observe.pods import pod_facts
@@ -13,11 +13,16 @@ from support.jobs import manifest
 Object = dict[str, Any]
 UID = "11111111-2222-3333-4444-555555555555"
 JOB_UID = "66666666-7777-8888-9999-000000000000"
+PREFLIGHT_UID = "77777777-8888-9999-0000-111111111111"
 CREATED = "2026-01-01T00:00:00Z"
 FINISHED = "2026-01-01T01:00:00Z"
 OUTPUT = OutputStatus(
     uri="s3://models/tuned", manifest="s3://models/tuned/manifest.json", manifest_digest="d",
     size_bytes=1,
+)  # fmt: skip
+CHECKED = Report(
+    outcome="Complete", reason=Reason.PREFLIGHT_PASSED, message="12 rows are good",
+    plan=Plan(rows=12), resolved=[Resolved(field="data.format", value="Text", why="a column")],
 )  # fmt: skip
 PUBLISHED = Report(
     outcome="Complete", reason=Reason.OUTPUT_PUBLISHED, message="published", output=OUTPUT
@@ -92,6 +97,20 @@ def failed_report(reason: Reason, message: str = "m", hint: str | None = "h") ->
 
 def job(changes: Object | None = None, status: Object | None = None, **metadata: Any) -> JobFacts:
     return job_facts(finetune_job(changes, status, **metadata))
+
+
+def preflight(condition: tuple[str, str] | None = None, **metadata: Any) -> ChildJob:
+    """The Job that checks the input of attempt 1."""
+    return child(condition, **{"name": "demo-1-preflight", "uid": PREFLIGHT_UID, **metadata})
+
+
+def preflight_pod(state: Object | None = None, **fields: Any) -> Pod:
+    owner = {"kind": "Job", "name": "demo-1-preflight", "uid": PREFLIGHT_UID, "controller": True}
+    meta = {
+        "name": "demo-1-preflight-abcde", "uid": "preflight-pod", "ownerReferences": [owner],
+        "labels": {"finetune.dev/job": "demo"},
+    } | fields.pop("metadata", {})  # fmt: skip
+    return pod(state, metadata=meta, **fields)
 
 
 def child(condition: tuple[str, str] | None = None, **metadata: Any) -> ChildJob:

@@ -1,7 +1,9 @@
 """A stand-in for the trainer, for operator tests of faults only: it speaks the contract and trains nothing.
 
 A process node runs it in place of the trainer's image. What it does is the last part of the
-job's `output.uri`, such as `s3://models/crashes`; a number after a dash is its pace in seconds.
+job's `output.uri`, such as `s3://models/crashes`; a number after a dash is its pace in seconds. What
+its preflight does is the last part of the first data source likewise, and is to pass if that is no
+such word.
 """
 
 import os
@@ -59,6 +61,18 @@ def publishes(pace: float) -> int:
     )  # fmt: skip
 
 
+def passes(pace: float) -> int:
+    print(ProgressRecord(progress=Progress(phase="PreparingData")).to_line(), flush=True)
+    time.sleep(pace)
+    resolved = [Resolved(field="data.format", value="Text", why="a column")]
+    return report(
+        Report(
+            outcome="Complete", reason=Reason.PREFLIGHT_PASSED, message="12 rows are good",
+            plan=Plan(rows=12, longest_row=9), resolved=resolved,
+        )
+    )  # fmt: skip
+
+
 def refuses(pace: float) -> int:
     print("looking for data", flush=True)
     time.sleep(pace)
@@ -97,6 +111,7 @@ def speaks_garbage(pace: float) -> int:
 
 
 BEHAVIOURS: dict[str, Callable[[float], int]] = {
+    "passes": passes,
     "publishes": publishes,
     "refuses": refuses,
     "crashes": crashes,
@@ -107,12 +122,20 @@ BEHAVIOURS: dict[str, Callable[[float], int]] = {
 }
 
 
+def reads_others(run: RunFile) -> None:
+    """Says what the operator found out about the jobs that this one reads."""
+    for name, uri in run.sources.items():
+        print(f"{name} lies in {uri}", flush=True)
+
+
 def main(arguments: list[str]) -> int:
     command, file = arguments
-    assert command == "run"
     run = RunFile.model_validate_json(Path(file).read_text())
-    behaviour, _, pace = run.spec.output.uri.rpartition("/")[2].partition("-")
-    return BEHAVIOURS[behaviour](float(pace or "0.1"))
+    reads_others(run)
+    uri = run.spec.output.uri if command == "run" else run.spec.data.train[0].source
+    behaviour, _, pace = uri.rpartition("/")[2].partition("-")
+    otherwise = {"preflight": passes}
+    return BEHAVIOURS.get(behaviour, otherwise.get(command, refuses))(float(pace or "0.1"))
 
 
 if __name__ == "__main__":

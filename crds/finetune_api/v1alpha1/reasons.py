@@ -13,6 +13,7 @@ class ConditionType(StrEnum):
 
     ACCEPTED = "Accepted"
     ADMITTED = "Admitted"
+    INPUT_CHECKED = "InputChecked"
     RUNNING = "Running"
     SUSPENDED = "Suspended"
     COMPLETE = "Complete"
@@ -24,6 +25,8 @@ CONDITION_MEANINGS: dict[ConditionType, str] = {
     ConditionType.ACCEPTED: "The spec can be carried out by this version, and the jobs that it reads "
     "from are Complete.",
     ConditionType.ADMITTED: "A queue has granted the resources (only with a queue).",
+    ConditionType.INPUT_CHECKED: "The preflight has found the input good (only with GPUs, which are "
+    "asked for afterwards).",
     ConditionType.RUNNING: "All pods of the current attempt run.",
     ConditionType.SUSPENDED: "The job holds no resources because `spec.suspend` is set.",
     ConditionType.COMPLETE: "The job has ended and its verified output is published. Final.",

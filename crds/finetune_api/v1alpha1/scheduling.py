@@ -161,11 +161,24 @@ class Affinity(ApiModel):
     """Pods to be far from."""
 
 
+class PreflightScheduling(ApiModel):
+    """Where the pod may run that checks the input before GPUs are asked for."""
+
+    node_selector: Labels | None = None
+    """Labels that the node must have. Without it, any node of the job's own `kubernetes.io/os` and
+    `kubernetes.io/arch` will do."""
+
+    tolerations: Annotated[list[Toleration], Field(max_length=32), Kubernetes("atomic")] | None = (
+        None
+    )
+    """Taints that are tolerated; without it, those that the trainer pods tolerate."""
+
+
 class Scheduling(ApiModel):
     """Where the trainer pods may run."""
 
     rules: ClassVar[tuple[Rule, ...]] = unchanged(
-        "queueName", "nodeSelector", "tolerations", "affinity", "runtimeClassName"
+        "queueName", "nodeSelector", "tolerations", "affinity", "runtimeClassName", "preflight"
     )
 
     queue_name: DnsLabel | None = None
@@ -187,6 +200,10 @@ class Scheduling(ApiModel):
 
     runtime_class_name: DnsName | None = None
     """RuntimeClass of the pods, where GPUs need one."""
+
+    preflight: PreflightScheduling | None = None
+    """Placement of the preflight pod, which needs no GPU and therefore not the node selector, the
+    affinity and the RuntimeClass of the trainer pods."""
 
 
 class RetryBudget(ApiModel):
@@ -216,7 +233,7 @@ class RunPolicy(ApiModel):
     """How often the job is tried again. Bad input is never tried again."""
 
     active_deadline_seconds: Seconds | None = None
-    """Longest time an attempt may take."""
+    """Longest time that the trainers of an attempt may take; a preflight may take the same."""
 
     startup_deadline_seconds: Seconds | None = None
     """Longest time from creation to the first training step."""

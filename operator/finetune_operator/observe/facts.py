@@ -5,9 +5,10 @@ Made by `observe.jobs` and `observe.pods` from watch events and reads, kept by t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from enum import StrEnum
+from typing import Any, NamedTuple, Self
 
 from finetune_api.v1alpha1.reasons import ConditionType
 from finetune_api.v1alpha1.status import FineTuneJobStatus, Plan, Progress, Resolved
@@ -23,9 +24,29 @@ class Key(NamedTuple):
         return f"{self.namespace}/{self.name}"
 
 
+class Role(StrEnum):
+    """What a child Job of an attempt is for. The trainer's has no suffix in its name."""
+
+    TRAINER = "trainer"
+    PREFLIGHT = "preflight"
+
+    @property
+    def suffix(self) -> str:
+        """What the name of such a Job ends with."""
+        return "" if self is Role.TRAINER else f"-{self.value}"
+
+
 @dataclass(frozen=True)
 class JobFacts:
-    """A FineTuneJob. The spec of an ended one is left out, for nothing reads it any more."""
+    """A FineTuneJob.
+
+    The spec of an ended one is left out, for nothing reads it any more, but for where its output
+    lies: other jobs may read that.
+
+    Attributes:
+        reads: Names of the jobs whose output the spec names as a source.
+        output_uri: `spec.output.uri`.
+    """
 
     key: Key
     uid: str
@@ -34,6 +55,8 @@ class JobFacts:
     spec: Mapping[str, Any]
     status: FineTuneJobStatus
     deleting: bool = False
+    reads: tuple[str, ...] = ()
+    output_uri: str = ""
 
     @property
     def name(self) -> str:
@@ -46,15 +69,31 @@ class JobFacts:
         return is_final(self.status)
 
     @property
+    def complete(self) -> bool:
+        """Whether it has ended with an output."""
+        return holds(self.status, ConditionType.COMPLETE)
+
+    @property
     def suspend(self) -> bool:
         """Whether the user wants it to hold no resources."""
         return self.spec.get("suspend") is True
 
+    @property
+    def awaits(self) -> tuple[str, ...]:
+        """Names of the jobs that it cannot go on without: none once its trainers were made."""
+        attempts = self.status.attempts or ()
+        made = any(not each.job.endswith(Role.PREFLIGHT.suffix) for each in attempts)
+        return () if made or self.ended else self.reads
+
 
 def is_final(status: FineTuneJobStatus) -> bool:
     """Whether Complete or Failed is True: such a status is never changed again."""
-    final = (ConditionType.COMPLETE, ConditionType.FAILED)
-    return any(c.type in final and c.status == "True" for c in status.conditions or ())
+    return holds(status, ConditionType.COMPLETE, ConditionType.FAILED)
+
+
+def holds(status: FineTuneJobStatus, *kinds: ConditionType) -> bool:
+    """Whether one of these conditions is True."""
+    return any(c.type in kinds and c.status == "True" for c in status.conditions or ())
 
 
 @dataclass(frozen=True)
@@ -77,7 +116,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class ChildJob:
-    """The batch Job of an attempt."""
+    """A batch Job of an attempt."""
 
     key: Key
     name: str
@@ -89,6 +128,10 @@ class ChildJob:
     deleting: bool = False
     complete: Outcome | None = None
     failed: Outcome | None = None
+
+    def is_of(self, job: JobFacts) -> bool:
+        """Whether this FineTuneJob made it, and no namesake or stranger."""
+        return self.owner is not None and self.owner.uid == job.uid
 
 
 @dataclass(frozen=True)
@@ -151,7 +194,11 @@ class Facts:
     """All that one decision is made from.
 
     Attributes:
+        child: The Job of the trainers, or what stands in its place.
         pods: The pods of this child, by index.
+        preflight: The Job that checks the input before, or what stands in its place.
+        preflight_pods: The pods of that one.
+        sources: The jobs that this one waits for, those that they wait for, and so on, by name.
         obstacle: What keeps the job from going on, in the words of the API server or of a
             component's event; None if nothing is known.
         confirmed: Whether the facts were just read from the API server, not from the store.
@@ -160,6 +207,15 @@ class Facts:
     job: JobFacts
     child: ChildJob | None = None
     pods: tuple[Pod, ...] = ()
+    preflight: ChildJob | None = None
+    preflight_pods: tuple[Pod, ...] = ()
+    sources: Mapping[str, JobFacts] = field(default_factory=dict)
     tail: Tail = field(default_factory=Tail)
     obstacle: str | None = None
     confirmed: bool = False
+
+    def at(self, role: Role) -> Self:
+        """The same with the Job of this role, and its pods, as the child."""
+        if role is Role.TRAINER:
+            return self
+        return replace(self, child=self.preflight, pods=self.preflight_pods)

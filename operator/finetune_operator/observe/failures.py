@@ -54,12 +54,25 @@ def success(child: ChildJob, pods: Iterable[Pod], outcome: Outcome) -> Ending:
     return Ending(Reason.INTERNAL_ERROR, message, pod=rank_0, time=outcome.time)
 
 
+def passed(child: ChildJob, pods: Iterable[Pod], outcome: Outcome) -> Ending:
+    """The ending of a preflight that succeeded: its findings, or an error of ours without any."""
+    pod = next(iter(pods), None)
+    report = report_of(pod.ended) if pod else None
+    if report is not None and report.outcome == "Complete":
+        message = report.message or Reason.PREFLIGHT_PASSED.meaning.text
+        return Ending(Reason.PREFLIGHT_PASSED, message, report=report, pod=pod)
+    who = f"pod {pod.name}" if pod else "its pod, which is gone,"
+    message = f"Job {child.name} succeeded, but {who} left no report of what it found"
+    return Ending(Reason.INTERNAL_ERROR, message, pod=pod, time=outcome.time)
+
+
 def failure(facts: Facts, outcome: Outcome) -> Ending:
     """The ending of a Job that failed."""
     pod = culprit(facts.pods)
     if outcome.reason == "DeadlineExceeded":
         limit = block(facts.job.spec, "runPolicy").get("activeDeadlineSeconds")
-        message = f"the attempt took longer than runPolicy.activeDeadlineSeconds ({limit} s)"
+        who = f"Job {facts.child.name}" if facts.child else "the attempt"
+        message = f"{who} took longer than runPolicy.activeDeadlineSeconds ({limit} s)"
         return Ending(Reason.DEADLINE_EXCEEDED, message, pod=pod, time=outcome.time)
     if pod is None:
         message = "the pods of the attempt are gone without a report: deleted, or with their node"

@@ -12,25 +12,44 @@ from pydantic import ValidationError
 from finetune_api.v1alpha1.job import NAMES
 from finetune_api.v1alpha1.reasons import ConditionType
 from finetune_api.v1alpha1.status import FineTuneJobStatus
-from finetune_operator.observe.facts import ChildJob, JobFacts, Key, Outcome, Owner
+from finetune_operator.observe.facts import ChildJob, JobFacts, Key, Outcome, Owner, Role
 from finetune_operator.observe.fields import Body, block, items, number, text, time
 
 JOB_LABEL = "finetune.dev/job"
+JOB_SCHEME = "job://"
 
 
 def job_facts(body: Body) -> JobFacts:
     """A FineTuneJob."""
-    metadata = block(body, "metadata")
+    metadata, spec = block(body, "metadata"), block(body, "spec")
     facts = JobFacts(
         key=Key(text(metadata, "namespace"), text(metadata, "name")),
         uid=text(metadata, "uid"),
         generation=number(metadata.get("generation")),
         resource_version=number(metadata.get("resourceVersion")),
-        spec=block(body, "spec"),
+        spec=spec,
         status=read_status(block(body, "status")),
         deleting="deletionTimestamp" in metadata,
+        reads=jobs_read(spec),
+        output_uri=text(block(spec, "output"), "uri"),
     )
-    return replace(facts, spec={}) if facts.ended else facts
+    return replace(facts, spec={}, reads=()) if facts.ended else facts
+
+
+def jobs_read(spec: Body) -> tuple[str, ...]:
+    """Names of the jobs whose output a spec names as a source, each once.
+
+    The same as `FineTuneJobSpec.source_jobs`, for the price of a few look-ups in a raw spec.
+    """
+    data, method = block(spec, "data"), block(spec, "method")
+    evaluation = items(block(data, "evaluation"), "sources")
+    holders = [block(spec, "model"), *items(data, "train"), *evaluation]
+    uris = [text(holder, "source") for holder in holders]
+    for settings in (block(method, name) for name in method):
+        uris += [text(settings, "rewardModel"), text(settings, "teacher")]
+        uris.append(text(block(settings, "reference"), "source"))
+    names = (uri.removeprefix(JOB_SCHEME) for uri in uris if uri.startswith(JOB_SCHEME))
+    return tuple(dict.fromkeys(names))
 
 
 def read_status(body: Body) -> FineTuneJobStatus:
@@ -72,14 +91,15 @@ def child_job(body: Body) -> ChildJob | None:
 def labelled_child(body: Body, key: Key) -> ChildJob:
     """A batch Job as the child of this FineTuneJob, whether it is ours or not."""
     metadata = block(body, "metadata")
+    name = text(metadata, "name")
     return ChildJob(
         key=key,
-        name=text(metadata, "name"),
+        name=name,
         uid=text(metadata, "uid"),
         resource_version=number(metadata.get("resourceVersion")),
         owner=controlling_owner(metadata),
         # By its name, which cannot change, while whoever may edit Jobs may edit labels.
-        attempt=number(text(metadata, "name").rpartition("-")[2], default=1),
+        attempt=number(name.removesuffix(Role.PREFLIGHT.suffix).rpartition("-")[2], default=1),
         created=time(metadata.get("creationTimestamp")),
         deleting="deletionTimestamp" in metadata,
         complete=_outcome(body, "Complete"),

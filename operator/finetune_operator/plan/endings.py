@@ -19,15 +19,36 @@ from finetune_operator.plan.status import Statement, accepted
 
 
 def refused(facts: Facts, refusal: Refusal, now: datetime) -> Decision:
-    """A job whose spec is not carried out: nothing is created."""
-    job = facts.job
+    """A job whose spec is not carried out: nothing is created, or nothing more."""
     statements = [
         Statement(ConditionType.ACCEPTED, False, refusal.reason, refusal.message),
         Statement(ConditionType.FAILED, True, refusal.reason, refusal.message),
     ]
     failure = failed_because(refusal.reason, refusal.message, refusal.hint)
-    final = status.build(job, statements, now, failure=failure, completion_time=time_text(now))
+    fields = _final_fields(facts, Ending(refusal.reason, refusal.message), now)
+    final = status.build(facts.job, statements, now, **fields | {"failure": failure})
     return Decision(status=final, notices=(_notice(refusal.reason, refusal.message, 1),))
+
+
+def passed(facts: Facts, ending: Ending, now: datetime) -> Decision:
+    """A job whose preflight found the input good: what it found stands, and its trainers come next.
+
+    That it passed is written before anything is created, so that the preflight is not run again
+    whatever becomes of its Job.
+    """
+    statements = [
+        accepted(),
+        Statement(ConditionType.INPUT_CHECKED, True, Reason.PREFLIGHT_PASSED, ending.message),
+        Statement(ConditionType.RUNNING, False, Reason.PREFLIGHT_PASSED),
+    ]
+    found = _reported(facts, ending) | {"progress": None}
+    if facts.child:
+        attempt = attempt_of(facts, facts.child)
+        found["attempts"] = status.with_attempt(facts.job.status, attempt)
+        found["start_time"] = facts.job.status.start_time or attempt.start_time
+    written = status.build(facts.job, statements, now, **found)
+    notice = Notice(Reason.PREFLIGHT_PASSED, ending.message, _number(facts))
+    return Decision(status=written, notices=(notice,), wake_after=0)
 
 
 def ended(facts: Facts, ending: Ending, now: datetime) -> Decision:
@@ -84,16 +105,19 @@ def _notice(reason: Reason, message: str, attempt: int) -> Notice:
     return Notice(reason, message, attempt, warning=True)
 
 
-def _final_fields(facts: Facts, ending: Ending, now: datetime) -> dict[str, Any]:
+def _reported(facts: Facts, ending: Ending) -> dict[str, Any]:
     report, known = ending.report, status.reported(facts)
-    progress = (report.progress if report else None) or known["progress"]
-    fields = {
-        "progress": progress,
+    return {
+        "progress": (report.progress if report else None) or known["progress"],
         "resolved": status.distinct(report.resolved if report else None) or known["resolved"],
         "plan": (report.plan if report else None) or known["plan"],
         "evaluation": (report.evaluation if report else None) or facts.job.status.evaluation,
     }
-    end_step = progress.step if progress else None
+
+
+def _final_fields(facts: Facts, ending: Ending, now: datetime) -> dict[str, Any]:
+    fields = _reported(facts, ending)
+    end_step = fields["progress"].step if fields["progress"] else None
     attempt = _ended_attempt(facts, ending, now, end_step)
     if attempt:
         fields["attempts"] = status.with_attempt(facts.job.status, attempt)
@@ -104,7 +128,8 @@ def _final_fields(facts: Facts, ending: Ending, now: datetime) -> dict[str, Any]
 def _ended_attempt(
     facts: Facts, ending: Ending, now: datetime, end_step: int | None
 ) -> Attempt | None:
-    attempt = attempt_of(facts.child) if facts.child else status.latest_attempt(facts.job.status)
+    known = status.latest_attempt(facts.job.status)
+    attempt = attempt_of(facts, facts.child) if facts.child else known
     if attempt is None:
         return None
     pod = ending.pod
@@ -119,14 +144,18 @@ def _ended_attempt(
     return attempt.model_copy(update=update)
 
 
-def attempt_of(child: ChildJob, *, running: bool = False, node: str | None = None) -> Attempt:
-    """The entry of an attempt that has not ended."""
+def attempt_of(
+    facts: Facts, child: ChildJob, *, running: bool = False, node: str | None = None
+) -> Attempt:
+    """The entry of an attempt that has not ended; it began with its first Job."""
+    known = status.latest_attempt(facts.job.status)
+    began = known.start_time if known and known.number == child.attempt else None
     return Attempt(
         number=child.attempt,
         job=child.name,
         state="Running" if running else "Pending",
         node=node,
-        start_time=time_text(child.created) if child.created else None,
+        start_time=began or (time_text(child.created) if child.created else None),
     )
 
 

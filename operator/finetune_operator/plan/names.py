@@ -8,23 +8,24 @@ from typing import Any
 
 from finetune_api.meta import API_VERSION
 from finetune_api.v1alpha1.job import NAMES
-from finetune_operator.observe.facts import JobFacts
+from finetune_operator.observe.facts import JobFacts, Role
 from finetune_operator.observe.jobs import JOB_LABEL
 
 FIELD_MANAGER = "finetune-operator"
 SELECTOR = JOB_LABEL
 ATTEMPT_LABEL = "finetune.dev/attempt"
+ROLE_LABEL = "finetune.dev/role"
 
 
-def job_name(name: str, attempt: int) -> str:
-    """Name of an attempt's Job."""
-    return f"{name}-{attempt}"
+def job_name(name: str, attempt: int, role: Role = Role.TRAINER) -> str:
+    """Name of an attempt's Job of this role: at most 63 characters for 99 attempts."""
+    return f"{name}-{attempt}{role.suffix}"
 
 
-def child_name(job: JobFacts) -> str:
-    """Name of the newest attempt's Job, or of the first one to come."""
+def child_name(job: JobFacts, role: Role = Role.TRAINER) -> str:
+    """Name of the newest attempt's Job of this role, or of the first one to come."""
     attempts = job.status.attempts
-    return job_name(job.name, attempts[-1].number if attempts else 1)
+    return job_name(job.name, attempts[-1].number if attempts else 1, role)
 
 
 def service_name(name: str) -> str:
@@ -32,14 +33,15 @@ def service_name(name: str) -> str:
     return name
 
 
-def labels(name: str, attempt: int) -> dict[str, str]:
-    """Labels of every child."""
+def labels(name: str, attempt: int, role: Role = Role.TRAINER) -> dict[str, str]:
+    """Labels of every child of this role."""
     return {
         "app.kubernetes.io/name": "finetune-trainer",
         "app.kubernetes.io/instance": name,
         "app.kubernetes.io/managed-by": FIELD_MANAGER,
         JOB_LABEL: name,
         ATTEMPT_LABEL: str(attempt),
+        ROLE_LABEL: role.value,
     }
 
 

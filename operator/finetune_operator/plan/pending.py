@@ -48,15 +48,15 @@ def unexplained(facts: Facts, child: ChildJob) -> Waiting | None:
     return None
 
 
-def pending(facts: Facts) -> Statement:
-    """The condition Running=False with the best explanation there is."""
+def pending(facts: Facts, otherwise: Reason) -> Statement:
+    """The condition Running=False with the best explanation there is, or this one without any."""
     for pod in facts.pods:
         reason, message = _of_pod(pod, facts.obstacle) if _is_waiting(pod) else (None, "")
         if reason is not None:
             return _not_running(reason, _stable(facts, reason, f"pod {pod.name}: {message}"))
     if not facts.pods and facts.obstacle:
         return _not_running(Reason.PODS_PENDING, f"no pod could be created: {facts.obstacle}")
-    return _not_running(Reason.JOB_CREATED)
+    return _not_running(otherwise)
 
 
 def _is_waiting(pod: Pod) -> bool:

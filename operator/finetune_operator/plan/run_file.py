@@ -3,19 +3,18 @@
 import json
 
 from finetune_api.run_file import JobIdentity, RunFile
-from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_operator.observe.facts import JobFacts
+from finetune_operator.plan.decision import Creation
 
 
-def run_file(
-    job: JobFacts, spec: FineTuneJobSpec, attempt: int, progress_interval_seconds: float
-) -> str:
-    """The run file as compact JSON; `spec` has the installation's defaults filled in."""
+def run_file(job: JobFacts, creation: Creation, progress_interval_seconds: float) -> str:
+    """The run file as compact JSON; the spec has the installation's defaults filled in."""
     identity = JobIdentity(namespace=job.key.namespace, name=job.key.name, uid=job.uid)
     content = RunFile(
         job=identity,
-        attempt=attempt,
-        spec=spec,
+        attempt=creation.attempt,
+        spec=creation.spec,
+        sources=dict(creation.sources),
         progress_interval_seconds=progress_interval_seconds,
     )
     return json.dumps(content.to_dict(), separators=(",", ":"), ensure_ascii=False)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from finetune_operator.observe.facts import JobFacts
+from finetune_operator.observe.facts import JobFacts, Role
 from finetune_operator.plan import names
 
 
@@ -20,6 +20,6 @@ def service(job: JobFacts, attempt: int) -> dict[str, Any]:
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": {names.SELECTOR: job.key.name},
+            "selector": {names.SELECTOR: job.key.name, names.ROLE_LABEL: Role.TRAINER.value},
         },
     }

@@ -40,6 +40,11 @@ def accepted() -> Statement:
     return Statement(ConditionType.ACCEPTED, holds=True, reason=Reason.SPEC_ACCEPTED)
 
 
+def not_suspended() -> Statement:
+    """That the user wants it to go on."""
+    return Statement(ConditionType.SUSPENDED, holds=False, reason=Reason.NOT_SUSPENDED)
+
+
 def build(
     job: JobFacts, statements: Iterable[Statement], now: datetime, **fields: object
 ) -> FineTuneJobStatus:
@@ -90,9 +95,14 @@ def state_word(conditions: Iterable[Condition]) -> str:
     for final in (ConditionType.COMPLETE, ConditionType.FAILED, ConditionType.SUSPENDED):
         if final in found and found[final].status == "True":
             return final.value
+    accepted = found.get(ConditionType.ACCEPTED)
+    if accepted is not None and accepted.reason == Reason.WAITING_FOR_JOB:
+        return "Waiting"
     running = found.get(ConditionType.RUNNING)
     if running is None:
         return "Pending"
+    if running.reason == Reason.PREFLIGHT_RUNNING:
+        return "Preflight"
     return "Running" if running.status == "True" else "Starting"
 
 

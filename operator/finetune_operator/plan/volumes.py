@@ -5,13 +5,17 @@ begins with the mount path, or through its argument, so that a node without moun
 move it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_api.meta import SecretReference
 from finetune_api.run_file import (
     CA_BUNDLE,
     CA_BUNDLE_FILE,
+    HUB_DATA_CREDENTIALS,
+    HUB_ENDPOINT,
+    HUB_MODEL_CREDENTIALS,
     MOUNT_PATHS,
     RUN_FILE_ANNOTATION,
     RUN_FILE_PATH,
@@ -22,6 +26,8 @@ from finetune_api.run_file import (
     volume_variable,
 )
 from finetune_api.v1alpha1.job import FineTuneJobSpec
+from finetune_operator.observe.facts import Role
+from finetune_operator.plan.decision import Creation
 
 # 0400: the kubelet adds read access for the group, which `fsGroup` makes ours.
 OWNER_READS = 0o400
@@ -36,18 +42,22 @@ class Mounted:
     variable: str | None = None
 
 
-def mounted(spec: FineTuneJobSpec) -> list[Mounted]:
-    """All volumes of a trainer pod."""
+def mounted(creation: Creation) -> list[Mounted]:
+    """All volumes of a pod."""
+    spec = creation.spec
     return [
         _run_file(),
         *_storage(spec),
-        *_claims(spec),
+        *_hub(spec),
+        *_claims(spec, creation.sources),
         _scratch(spec),
-        *_shared_memory(spec),
+        *(_shared_memory(spec) if creation.role is Role.TRAINER else ()),
     ]
 
 
-def environment(volumes: list[Mounted]) -> list[dict[str, Any]]:
+def environment(
+    volumes: list[Mounted], hub_endpoint: str | None, extra: Mapping[str, str]
+) -> list[dict[str, Any]]:
     """The container's environment; no secret and no user-given variable is in it."""
     scratch = MOUNT_PATHS[SCRATCH]
     variables = {
@@ -56,8 +66,9 @@ def environment(volumes: list[Mounted]) -> list[dict[str, Any]]:
         "HOME": f"{scratch}/home",
         "TMPDIR": scratch,
         "HF_HOME": f"{scratch}/huggingface",
-        "HF_HUB_OFFLINE": "1",
+        **({HUB_ENDPOINT: hub_endpoint} if hub_endpoint else {}),
         "PYTHONUNBUFFERED": "1",
+        **extra,
     }
     pod_name = {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
     return [{"name": name, "value": value} for name, value in variables.items()] + [pod_name]
@@ -82,9 +93,22 @@ def _storage(spec: FineTuneJobSpec) -> Iterator[Mounted]:
         yield _read_only("ca-bundle", MOUNT_PATHS[CA_BUNDLE], {"configMap": bundle}, CA_BUNDLE)
 
 
-def _claims(spec: FineTuneJobSpec) -> Iterator[Mounted]:
+def _hub(spec: FineTuneJobSpec) -> Iterator[Mounted]:
+    if spec.model.credentials:
+        yield _hub_token("hub-model-credentials", spec.model.credentials, HUB_MODEL_CREDENTIALS)
+    if spec.data.credentials:
+        yield _hub_token("hub-data-credentials", spec.data.credentials, HUB_DATA_CREDENTIALS)
+
+
+def _hub_token(name: str, reference: SecretReference, variable: str) -> Mounted:
+    # The whole Secret: a missing key is told by the trainer, while it would only hold up a mount.
+    secret = {"secretName": reference.secret_name, "defaultMode": OWNER_READS}
+    return _read_only(name, MOUNT_PATHS[variable], {"secret": secret}, variable)
+
+
+def _claims(spec: FineTuneJobSpec, sources: Mapping[str, str]) -> Iterator[Mounted]:
     written = _claim(spec.output.uri)
-    uris = [*(uri for _, uri in spec.input_uris()), spec.output.uri]
+    uris = [*(uri for _, uri in spec.input_uris()), *sources.values(), spec.output.uri]
     claims = dict.fromkeys(name for uri in uris if (name := _claim(uri)))
     for index, claim in enumerate(claims):
         read_only = {} if claim == written else {"readOnly": True}

@@ -1,73 +1,78 @@
-"""The Indexed Job of an attempt. Pure: the golden files in `tests/unit/plan` show what it makes.
+"""The Jobs of an attempt. Pure: the golden files in `tests/unit/plan` show what it makes.
 
-Called by the reconciler to create an attempt. Pods are restricted in the sense of the Pod Security
-Standards, get no API token, and carry nothing that a user could not have named in the spec.
+Called by `apply` to create one. Pods are restricted in the sense of the Pod Security Standards, get
+no API token, and carry nothing that a user could not have named in the spec. The trainers are an
+Indexed Job with one pod a node; the preflight is a Job of one pod that asks for no GPU.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from finetune_api.meta import AUTO
 from finetune_api.run_file import MOUNT_PATHS, RUN_FILE_ANNOTATION, RUN_FILE_PATH, TERMINATION_LOG
 from finetune_api.v1alpha1.job import FineTuneJobSpec
-from finetune_operator.observe.facts import JobFacts
+from finetune_operator.observe.facts import JobFacts, Role
 from finetune_operator.observe.pods import TRAINER
-from finetune_operator.plan import names, volumes
+from finetune_operator.plan import names, preflight, volumes
+from finetune_operator.plan.decision import Creation
 from finetune_operator.plan.installation import Installation, with_defaults
 from finetune_operator.plan.run_file import run_file
 
 USER = 65532
 GRACE_SECONDS = 30
+COMMANDS = {Role.TRAINER: "run", Role.PREFLIGHT: "preflight"}
 Manifest = dict[str, Any]
 
 
-def workload(
-    job: JobFacts, spec: FineTuneJobSpec, installation: Installation, attempt: int
-) -> Manifest:
-    """The attempt's Job: one pod a node, none of them tried again by Kubernetes."""
-    nodes = spec.resources.nodes
-    deadline = spec.run_policy.active_deadline_seconds
+def workload(job: JobFacts, creation: Creation, installation: Installation) -> Manifest:
+    """The Job to create; none of its pods is tried again by Kubernetes."""
+    creation = replace(creation, spec=with_defaults(creation.spec, installation))
+    deadline = creation.spec.run_policy.active_deadline_seconds
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": names.job_name(job.key.name, attempt),
+            "name": names.job_name(job.key.name, creation.attempt, creation.role),
             "namespace": job.key.namespace,
-            "labels": names.labels(job.key.name, attempt),
+            "labels": names.labels(job.key.name, creation.attempt, creation.role),
             "ownerReferences": [names.owner_reference(job)],
         },
         "spec": {
-            "completionMode": "Indexed",
-            "completions": nodes,
-            "parallelism": nodes,
+            **_pods(creation),
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
             **({"activeDeadlineSeconds": deadline} if deadline else {}),
-            "template": _template(job, with_defaults(spec, installation), installation, attempt),
+            "template": _template(job, creation, installation),
         },
     }
 
 
-def _template(
-    job: JobFacts, spec: FineTuneJobSpec, installation: Installation, attempt: int
-) -> Manifest:
-    text = run_file(job, spec, attempt, installation.progress_interval_seconds)
+def _pods(creation: Creation) -> Manifest:
+    # Not Indexed: the host names of its pods would be longer than a name may be.
+    if creation.role is Role.PREFLIGHT:
+        return {"completions": 1, "parallelism": 1}
+    nodes = creation.spec.resources.nodes
+    return {"completionMode": "Indexed", "completions": nodes, "parallelism": nodes}
+
+
+def _template(job: JobFacts, creation: Creation, installation: Installation) -> Manifest:
+    text = run_file(job, creation, installation.progress_interval_seconds)
     return {
         "metadata": {
-            "labels": names.labels(job.key.name, attempt),
+            "labels": names.labels(job.key.name, creation.attempt, creation.role),
             "annotations": {RUN_FILE_ANNOTATION: text},
         },
-        "spec": _pod(job, spec, installation),
+        "spec": _pod(job, creation, installation),
     }
 
 
-def _pod(job: JobFacts, spec: FineTuneJobSpec, installation: Installation) -> Manifest:
-    mounted = volumes.mounted(spec)
-    grace = spec.run_policy.termination_grace_period_seconds
+def _pod(job: JobFacts, creation: Creation, installation: Installation) -> Manifest:
+    mounted = volumes.mounted(creation)
     return {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": GRACE_SECONDS if grace == AUTO else grace,
+        "terminationGracePeriodSeconds": _grace(creation),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,
@@ -77,15 +82,23 @@ def _pod(job: JobFacts, spec: FineTuneJobSpec, installation: Installation) -> Ma
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        **_placement(job, spec),
+        **_placement(job, creation),
         **_pull_secrets(installation),
-        "containers": [_container(spec, installation, mounted)],
+        "containers": [_container(creation, installation, mounted)],
         "volumes": [each.volume for each in mounted],
     }
 
 
-def _placement(job: JobFacts, spec: FineTuneJobSpec) -> Manifest:
-    given = spec.scheduling.to_dict()
+def _grace(creation: Creation) -> int:
+    grace = creation.spec.run_policy.termination_grace_period_seconds
+    # The user's is the time to save, and a preflight has nothing to save.
+    return GRACE_SECONDS if grace == AUTO or creation.role is Role.PREFLIGHT else grace
+
+
+def _placement(job: JobFacts, creation: Creation) -> Manifest:
+    if creation.role is Role.PREFLIGHT:
+        return preflight.placement(creation.spec)
+    given = creation.spec.scheduling.to_dict()
     passed_on = (
         "nodeSelector",
         "tolerations",
@@ -94,7 +107,7 @@ def _placement(job: JobFacts, spec: FineTuneJobSpec) -> Manifest:
         "runtimeClassName",
     )
     placement = {field: given[field] for field in passed_on if field in given}
-    if spec.resources.nodes > 1:
+    if creation.spec.resources.nodes > 1:
         placement["subdomain"] = names.service_name(job.key.name)
     return placement
 
@@ -105,15 +118,16 @@ def _pull_secrets(installation: Installation) -> Manifest:
 
 
 def _container(
-    spec: FineTuneJobSpec, installation: Installation, mounted: list[volumes.Mounted]
+    creation: Creation, installation: Installation, mounted: list[volumes.Mounted]
 ) -> Manifest:
+    extra = preflight.NO_GPU if creation.role is Role.PREFLIGHT else {}
     return {
         "name": TRAINER,
         "image": installation.image,
         "imagePullPolicy": installation.image_pull_policy,
-        "args": ["run", RUN_FILE_PATH],
-        "env": volumes.environment(mounted),
-        "resources": _resources(spec),
+        "args": [COMMANDS[creation.role], RUN_FILE_PATH],
+        "env": volumes.environment(mounted, installation.hub_endpoint, extra),
+        "resources": _resources(creation),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -125,7 +139,13 @@ def _container(
     }
 
 
-def _resources(spec: FineTuneJobSpec) -> Manifest:
+def _resources(creation: Creation) -> Manifest:
+    if creation.role is Role.PREFLIGHT:
+        return preflight.resources(creation.spec)
+    return _trainer_resources(creation.spec)
+
+
+def _trainer_resources(spec: FineTuneJobSpec) -> Manifest:
     wanted = spec.resources
     gpus = {wanted.gpu_resource: str(wanted.gpus_per_node)} if wanted.gpus_per_node else {}
     memory = {"memory": wanted.memory} if wanted.memory else {}

@@ -1,0 +1,73 @@
+"""Jobs for the fake trainer, and an operator that dies of its own writes. For cluster tests of faults."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from finetune_operator.cluster.client import Client
+from finetune_operator.cluster.transport import Request, Transport
+from finetune_operator.controller import Controller
+from finetune_operator.handlers.login import connect
+from finetune_operator.observe.facts import Key
+from finetune_operator.settings import Settings
+from support.jobs import manifest
+from support.stack import Stack
+from support.tenant import Tenant
+
+FAKE = [sys.executable, str(Path(__file__).parent / "fake_trainer.py")]
+FAST = {"FINETUNE_OPERATOR_STATUS_INTERVAL_SECONDS": "1"}
+
+
+def apply(stack: Stack, name: str, behaviour: str, **changes: Any) -> None:
+    """Applies a job whose trainer behaves like this; see `fake_trainer`."""
+    uri = {"output.uri": f"s3://models/{behaviour}"}
+    body = manifest(name, {**uri, **changes}, namespace="team")
+    stack.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+
+
+def condition(tenant: Tenant, name: str, kind: str) -> tuple[str, str]:
+    """Reason and message of a condition of a job."""
+    for found in tenant.status(name).get("conditions", ()):
+        if found["type"] == kind:
+            return found["reason"], found["message"]
+    return "", ""
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL: the write was done, and nobody heard the answer."""
+
+
+class MortalTransport(Transport):
+    """Carries out `lives` writes, and dies of the last one."""
+
+    lives = sys.maxsize
+
+    async def send(self, request: Request) -> bytes:
+        answer = await super().send(request)
+        if request.method != "GET":
+            self.lives -= 1
+            if self.lives == 0:
+                raise KilledError
+        return answer
+
+
+async def run_until_killed(key: Key, lives: int) -> bool:
+    """A controller without watches, driven by its lists alone; True if it died of a write."""
+    transport = MortalTransport(connect)
+    transport.lives = lives
+    controller = Controller(Settings(trainer_image="finetune-trainer"), Client(transport), "test")
+    try:
+        async with asyncio.timeout(60):
+            while True:
+                await controller.resync()
+                await controller.reconciler.reconcile(key)
+                job = controller.store.job(key)
+                if job is not None and job.ended:
+                    return False
+                await asyncio.sleep(0.2)
+    except KilledError:
+        return True
+    finally:
+        await transport.close()
