@@ -68,9 +68,9 @@ def test_a_new_job_gets_its_first_attempt() -> None:
         ({"output.uri": "file:///o"}, "InvalidSpec", ["spec.output.uri"]),
         ({"data.train": [{"source": "file:///d"}]}, "InvalidSpec", ["spec.data.train[0].source"]),
         (
-            {"model.source": "hf://a/b", "output.merged": True},
+            {"scheduling.queueName": "team", "runPolicy.retries": {}},
             "NotImplemented",
-            ["spec.model.source", "spec.output.merged"],
+            ["spec.scheduling.queueName", "spec.runPolicy.retries"],
         ),
     ],
     ids=["invalid", "local model", "local output", "local data", "not implemented"],
@@ -354,7 +354,7 @@ PODS: tuple[tuple[Pod, ...], ...] = (
 
 
 def product() -> Iterator[Facts]:
-    specs = ({}, {"suspend": True}, {"output.merged": True})
+    specs = ({}, {"suspend": True}, {"scheduling.queueName": "team"})
     for changes, status, found, pods, confirmed, obstacle in itertools.product(
         specs, STATUSES, CHILDREN, PODS, (False, True), (None, "an obstacle")
     ):
@@ -423,5 +423,5 @@ def test_a_job_that_is_being_deleted_is_left_alone() -> None:
 def _changes(facts: Facts) -> Iterator[tuple[str, Any]]:
     if facts.job.suspend:
         yield "suspend", True
-    if facts.job.spec["output"].get("merged"):
-        yield "output.merged", True
+    if "scheduling" in facts.job.spec:
+        yield "scheduling.queueName", "team"
