@@ -6,7 +6,7 @@ mounted at the places named here, which the pod template repeats in environment 
 a node without mount namespaces can move them.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
@@ -78,3 +78,9 @@ class RunFile(ApiModel):
         """The run file of a manifest that is run without Kubernetes."""
         identity = JobIdentity(namespace=job.metadata.namespace, name=job.metadata.name, uid=uid)
         return cls(job=identity, spec=job.spec)
+
+    def manifest(self) -> dict[str, Any]:
+        """The FineTuneJob that this run carries out, as it can be applied again."""
+        metadata = {"name": self.job.name, "namespace": self.job.namespace}
+        head = {"apiVersion": API_VERSION, "kind": "FineTuneJob", "metadata": metadata}
+        return {**head, "spec": self.spec.to_dict()}

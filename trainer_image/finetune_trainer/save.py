@@ -5,18 +5,20 @@ rounded to it first, so that what is evaluated and verified is what is published
 """
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
+from ruamel.yaml import YAML
 
 from finetune_api.run_file import RunFile
 from finetune_api.v1alpha1.status import Evaluation, Plan, Resolved
+from finetune_trainer import stopping
 from finetune_trainer.foreign import Model, Tokenizer
 from finetune_trainer.model_card import model_card
 from finetune_trainer.sources import ModelSource
 
-GENERATION_CONFIG = "generation_config.json"
+# The job for people, to be applied again; and for `evaluate` the whole run file.
+JOB, RUN_FILE = "job.yaml", "run.json"
 
 
 def round_weights(model: Model, dtype: torch.dtype) -> None:
@@ -51,17 +53,18 @@ def save_model(
         # The base keeps its embeddings, and PEFT would look on the hub whether to store them.
         model.save_pretrained(folder, save_embedding_layers=False)
         _sort_targets(folder / "adapter_config.json")
-        for origin in (base.tokenizer, base.folder):
-            if (origin / GENERATION_CONFIG).exists():
-                shutil.copyfile(origin / GENERATION_CONFIG, folder / GENERATION_CONFIG)
-                break
+    if model.can_generate():
+        stopping.write(folder, stopping.generation_config(base, tokenizer))
     tokenizer.save_pretrained(folder)
 
 
 def save_records(
     folder: Path, run: RunFile, resolved: list[Resolved], plan: Plan, evaluation: Evaluation | None
 ) -> None:
-    """Write what is known about the run: choices, evaluation, model card."""
+    """Write what is known about the run: its manifest, choices, evaluation, model card."""
+    with (folder / JOB).open("w", encoding="utf-8") as file:
+        YAML().dump(run.manifest(), file)
+    _write_json(folder / RUN_FILE, run.to_dict())
     choices = [choice.to_dict() for choice in resolved]
     _write_json(folder / "resolved.json", {"resolved": choices, "plan": plan.to_dict()})
     if evaluation:

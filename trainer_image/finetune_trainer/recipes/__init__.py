@@ -6,7 +6,7 @@ by name, and only when the cheap checks have passed.
 
 import importlib
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from finetune_api.records import Report
 from finetune_api.v1alpha1.method import MethodType
@@ -23,7 +23,12 @@ _RECIPES: dict[tuple[MethodType, Task], tuple[str, str]] = {
 
 def load(method: MethodType, task: Task) -> Run:
     """What runs a job of this method and task; takes seconds, for the libraries that come with it."""
-    module, name = _RECIPES[method, task]
-    recipe = getattr(importlib.import_module(f"{__name__}.{module}"), name)()
+    recipe = recipe_of(method, task)
     course = importlib.import_module(f"{__name__}.course")
     return cast("Run", lambda context: course.run(recipe, context))
+
+
+def recipe_of(method: MethodType, task: Task) -> Any:  # noqa: ANN401
+    """The `Recipe` of this method and task, whose class cannot be named before torch is there."""
+    module, name = _RECIPES[method, task]
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)()
