@@ -46,12 +46,6 @@ CHECKS: tuple[Check, ...] = (
         lambda s: s.model.task != "text-generation",
         "only text-generation is trained in this version",
     ),
-    Check(
-        "data.format",
-        lambda s: s.data.format not in ("Auto", "Messages", "PromptCompletion", "Text"),
-        "rows are Messages, PromptCompletion or Text in this version",
-    ),
-    Check("data.columns", lambda s: bool(s.data.columns), "columns cannot be mapped yet"),
     Check("data.packing", lambda s: s.data.packing == "Enabled", "rows cannot be packed yet"),
     Check("method.type", lambda s: s.method.type != "SFT", "only SFT is trained in this version"),
     Check(
@@ -165,9 +159,3 @@ def _unsupported_sources(spec: FineTuneJobSpec) -> Iterator[Unsupported]:
     for path, source in spec.data_sources():
         if _scheme(source.source) == "job":
             yield Unsupported(f"{path}.source", "a job's output holds a model and no rows")
-        if source.weight != 1:
-            yield Unsupported(f"{path}.weight", "sources cannot be weighted yet")
-        if source.split is not None or source.subset is not None:
-            yield Unsupported(
-                path, "split and subset go with hf:// sources, which are not read yet"
-            )

@@ -4,12 +4,12 @@ Used by the recipe, by `evaluation` and by `verify`. Padding is masked by positi
 label -100, whatever the pad token is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from finetune_trainer.data.rows import IGNORED, TokenRow
 
@@ -51,6 +51,15 @@ def dataset(rows: Sequence[TokenRow]) -> Dataset:
             "length": [len(row.input_ids) for row in rows],
         }
     )
+
+
+def streaming_dataset(rows: Callable[[], Iterator[TokenRow]]) -> IterableDataset:
+    """Rows without end, as TRL takes them; each iteration begins anew."""
+
+    def columns() -> Iterator[dict[str, list[int]]]:
+        return ({"input_ids": row.input_ids, "labels": row.labels} for row in rows())
+
+    return IterableDataset.from_generator(columns)
 
 
 def _padded(rows: Sequence[list[int]], fill: int) -> torch.Tensor:

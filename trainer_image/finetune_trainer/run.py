@@ -63,9 +63,7 @@ def execute(given: RunInput, environment: Environment, reporter: Reporter) -> Re
     found = inputs.check(run, storage, laptop=given.laptop)
     inputs.probe_output(output, run, scratch)
     importing = RecipeImport(run.spec.method.type, run.spec.model.task)
-    train = inputs.fetch_data(found.train, scratch / "data" / "train")
-    held_out = inputs.fetch_data(found.evaluation, scratch / "data" / "evaluation")
-    examples = load(run.spec.data, train, held_out)
+    examples = load(run.spec, *inputs.fetch_data(found, scratch / "data"))
     reporter.phase("LoadingModel")
     models = inputs.fetch_models(found.models, scratch / "model")
     context = Context(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from finetune_api.meta import IMMUTABLE, ApiModel, DnsLabel, Rule, unchanged
-from finetune_api.v1alpha1.data import Data, DataSource
+from finetune_api.v1alpha1.data import Data, DataSource, format_rules, streaming_rules
 from finetune_api.v1alpha1.method import Method
 from finetune_api.v1alpha1.model import Model
 from finetune_api.v1alpha1.output import Checkpoints, Output, Storage, Tracking
@@ -22,27 +22,12 @@ from finetune_api.v1alpha1.tuning import Tuning
 MAX_NAME_LENGTH = 50
 
 
-def _method_needs(method: str, formats: tuple[str, ...]) -> Rule:
-    listed = ", ".join(f"'{name}'" for name in ("Auto", *formats))
-    return Rule(
-        cel=f"self.method.type != '{method}' || self.data.format in [{listed}]",
-        message=f"{method} needs data of format {' or '.join(formats)}",
-        check=lambda s: s.method.type != method or s.data.format in ("Auto", *formats),
-    )
-
-
-_PAIRS = ("Preference",)
-_TEXTS = ("Messages", "PromptCompletion", "Text", "Alpaca", "ShareGPT", "Tokenized", "Labelled")
-
-
 class FineTuneJobSpec(ApiModel):
     """What is wanted. Only `suspend`, the priority and retention may change after creation."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        _method_needs("SFT", _TEXTS),
-        *(_method_needs(name, _PAIRS) for name in ("Reward", "DPO", "IPO", "ORPO", "CPO", "SimPO")),
-        _method_needs("KTO", ("UnpairedPreference",)),
-        *(_method_needs(name, ("PromptOnly",)) for name in ("PPO", "GRPO", "RLOO", "Distillation")),
+        *format_rules(),
+        *streaming_rules(),
         Rule(
             cel="self.resources.nodes * (self.resources.gpusPerNode > 0 ? self.resources.gpusPerNode : 1)"
             " > 1 || self.distributed.strategy in ['Auto', 'DDP'] || self.distributed.offload != 'None'",

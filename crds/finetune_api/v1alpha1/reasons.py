@@ -83,6 +83,14 @@ class Reason(StrEnum):
     DATA_EMPTY = "DataEmpty"
     DATA_INVALID = "DataInvalid"
     DATA_FORMAT_UNKNOWN = "DataFormatUnknown"
+    DATA_ENCODING_UNKNOWN = "DataEncodingUnknown"
+    DATA_CORRUPT = "DataCorrupt"
+    DATA_TOO_LARGE = "DataTooLarge"
+    COLUMN_NOT_FOUND = "ColumnNotFound"
+    IDENTICAL_PAIRS = "IdenticalPairs"
+    UNKNOWN_LABEL = "UnknownLabel"
+    TOKEN_OUT_OF_RANGE = "TokenOutOfRange"  # noqa: S105
+    ROWS_TOO_LONG = "RowsTooLong"
     NO_SUPERVISED_TOKENS = "NoSupervisedTokens"
     TOO_MANY_TRUNCATED = "TooManyTruncated"
     STOP_TOKEN_MISSING = "StopTokenMissing"  # noqa: S105
@@ -191,6 +199,44 @@ MEANINGS: dict[Reason, Meaning] = {
         "The columns fit none of the known formats, or not the declared one.",
         "Set `data.format`, or rename the columns.",
     ),
+    Reason.DATA_ENCODING_UNKNOWN: Meaning(
+        _USER, "A text file is not UTF-8.", "Save the file as UTF-8."
+    ),
+    Reason.DATA_CORRUPT: Meaning(
+        _USER,
+        "A Parquet, Arrow or compressed file is damaged or incomplete.",
+        "Write the file again, or upload it again.",
+    ),
+    Reason.DATA_TOO_LARGE: Meaning(
+        _USER,
+        "A file, a line or a value is larger than is ever read.",
+        "Split the file, or give the rows as JSON Lines or Parquet.",
+    ),
+    Reason.COLUMN_NOT_FOUND: Meaning(
+        _USER,
+        "A column that `data.columns` or `data.format` names is absent.",
+        "Compare the names with the columns in the message.",
+    ),
+    Reason.IDENTICAL_PAIRS: Meaning(
+        _USER,
+        "Too many preference rows have the same answer twice, so they prefer nothing.",
+        "Remove those rows, or look at how the pairs were made.",
+    ),
+    Reason.UNKNOWN_LABEL: Meaning(
+        _USER,
+        "The labels are no usable set, or the evaluation rows have one that the training rows lack.",
+        "Correct the label, or give training rows that have it.",
+    ),
+    Reason.TOKEN_OUT_OF_RANGE: Meaning(
+        _USER,
+        "A tokenized row has an id that the model has no embedding for.",
+        "Tokenize the rows with the tokenizer of `model.source`.",
+    ),
+    Reason.ROWS_TOO_LONG: Meaning(
+        _USER,
+        "Too many rows keep nothing to learn from when they are cut to the longest length.",
+        "Raise `data.maxLength`, or shorten the prompts.",
+    ),
     Reason.NO_SUPERVISED_TOKENS: Meaning(
         _USER,
         "Too many rows have no token that carries loss.",
@@ -245,8 +291,8 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.REMOTE_CODE_REFUSED: Meaning(
         _USER,
-        "The model brings its own code, which is never run.",
-        "Use an architecture that transformers has.",
+        "The model or the data set brings its own code, which is never run.",
+        "Use an architecture that transformers has; give data as files, not as a loading script.",
     ),
     Reason.UNSUPPORTED_MODEL: Meaning(
         _USER,

@@ -25,7 +25,6 @@ def test_the_minimal_job_is_supported() -> None:
         ({"training.kernels": "Triton"}, "training.kernels"),
         ({"data.packing": "Enabled"}, "data.packing"),
         ({"data.train": [{"source": "job://first"}]}, "data.train[0].source"),
-        ({"data.train": [{"source": "s3://a/b", "weight": 2}]}, "data.train[0].weight"),
         ({"resources.gpusPerNode": 2}, "resources.gpusPerNode"),
         ({"resources.nodes": 2}, "resources.nodes"),
         ({"checkpoints.everySteps": 10}, "checkpoints.everySteps"),

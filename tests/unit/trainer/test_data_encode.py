@@ -1,12 +1,15 @@
 """Which tokens carry loss, told on real tokens with a real tokenizer."""
 
+import signal
 from typing import Any
 
 import pytest
 
 from finetune_api.v1alpha1.reasons import Reason
+from finetune_trainer.data import bounded
+from finetune_trainer.data import render as render_module
 from finetune_trainer.data.encode import Encoder
-from finetune_trainer.data.formats import Conversation, Document, Example, Pair
+from finetune_trainer.data.examples import Conversation, Document, Pair
 from finetune_trainer.data.render import render
 from finetune_trainer.data.rows import IGNORED, TokenRow
 from finetune_trainer.errors import TrainerError
@@ -26,7 +29,7 @@ def tokenizer() -> Any:
     return tiny_tokenizer()
 
 
-def encode(example: Example, loss: str, tokenizer: Any) -> TokenRow:
+def encode(example: Conversation | Pair | Document, loss: str, tokenizer: Any) -> TokenRow:
     (row,) = Encoder(tokenizer).encode([render(example, loss, tokenizer)])
     assert len(row.labels) == len(row.input_ids)
     assert all(
@@ -182,6 +185,41 @@ def test_broken_templates(template: str, message: str) -> None:
     assert caught.value.reason is Reason.CHAT_TEMPLATE_ERROR
     assert caught.value.message.startswith("t line 1: the chat template")
     assert message in caught.value.message
+
+
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ messages.append.__globals__ }}", "SecurityError"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "SecurityError"),
+        ("{{ messages.append(1) }}", "SecurityError"),
+        ("{% for a in range(10 ** 9) %}x{% endfor %}", "OverflowError: Range too big"),
+        ("{{ 'x' * (2 ** 25) }}", "it wrote 33554432 characters"),
+    ],
+)
+def test_templates_stay_in_their_bounds(template: str, message: str) -> None:
+    with pytest.raises(TrainerError) as caught:
+        encode(conversation(), "Completions", tiny_tokenizer(template))
+    assert caught.value.reason is Reason.CHAT_TEMPLATE_ERROR
+    assert message in caught.value.message
+    assert len(caught.value.message) < 2000
+
+
+def test_templates_are_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render_module, "bounded_time", lambda: bounded.bounded_time(0.2))
+    with pytest.raises(TrainerError, match="it ran for more than") as caught:
+        encode(conversation(), "Completions", tiny_tokenizer(LOOPS))
+    assert caught.value.reason is Reason.CHAT_TEMPLATE_ERROR
+
+
+def test_a_timer_of_others_goes_on() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 1000)
+    with bounded.bounded_time():
+        pass
+    assert 900 < signal.setitimer(signal.ITIMER_REAL, 0)[0] <= 1000
 
 
 def test_tokenizer_without_an_end_is_refused() -> None:

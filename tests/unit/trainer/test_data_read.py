@@ -1,137 +1,148 @@
+"""Good files of every kind give their rows, each with its place."""
+
+import gzip
+import io
 import json
 from pathlib import Path
+from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import ipc, parquet
 
 from finetune_api.v1alpha1.reasons import Reason
-from finetune_trainer.data.formats import Conversation, Document, Pair, recognise, to_examples
-from finetune_trainer.data.read import Row, read_rows
+from finetune_trainer.data.files import DataFile
+from finetune_trainer.data.read import read_rows
+from finetune_trainer.data.readers import limits
+from finetune_trainer.data.readers.row import Row
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.inputs import DataFile
 
-GOOD = b'{"text": "x"}\n'
-CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+ROWS = [{"text": "é one"}, {"text": "two\u2028"}, {"text": "three, 'quoted' \"twice\""}]
+JSONL = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
 
 
-def read(folder: Path, content: bytes, name: str = "train.jsonl") -> list[Row]:
+def read(folder: Path, content: bytes, name: str) -> list[Row]:
     path = folder / name
     path.write_bytes(content)
-    return read_rows([DataFile(path, name)])
+    return list(read_rows([DataFile(path, name)]))
 
 
-def test_rows_keep_their_origin(tmp_path: Path) -> None:
-    rows = read(tmp_path, b"\xef\xbb\xbf" + GOOD + b"\n" + '{"text": "é\u2028"}\r\n'.encode())
-    assert [row.columns["text"] for row in rows] == ["x", "é\u2028"]
-    assert [row.origin for row in rows] == ["train.jsonl line 1", "train.jsonl line 3"]
+def table(*, stream: bool = False, compression: str | None = None) -> bytes:
+    sink = io.BytesIO()
+    columns = pyarrow.Table.from_pylist(ROWS)
+    make = ipc.new_stream if stream else ipc.new_file
+    with make(sink, columns.schema, options=ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(columns)
+    return sink.getvalue()
 
 
-def test_list_of_objects(tmp_path: Path) -> None:
-    rows = read(tmp_path, b'[{"text": "a"},\n {"text": "b"}]', "a.json")
-    assert [row.origin for row in rows] == ["a.json item 1", "a.json item 2"]
+def parquet_file() -> bytes:
+    sink = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), sink)
+    return sink.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("content", "name", "reason", "message"),
-    [
-        (
-            GOOD * 16 + b'{"text": \n',
-            "train.jsonl",
-            Reason.DATA_INVALID,
-            "train.jsonl line 17: not valid JSON",
-        ),
-        (
-            GOOD + b"[1]\n",
-            "train.jsonl",
-            Reason.DATA_INVALID,
-            "line 2: expected an object, found a list",
-        ),
-        (b"", "train.jsonl", Reason.DATA_EMPTY, "train.jsonl has no rows"),
-        (b"\n \n", "train.jsonl", Reason.DATA_EMPTY, "train.jsonl has no rows"),
-        (b"[]", "a.json", Reason.DATA_EMPTY, "a.json has no rows"),
-        (b"{}", "a.json", Reason.DATA_INVALID, "expected a list of objects, found an object"),
-        (b"[{},\n{,}]", "a.json", Reason.DATA_INVALID, "line 2"),
-        (GOOD.decode().encode("utf-16"), "train.jsonl", Reason.DATA_INVALID, "is UTF-16"),
-        (GOOD.decode().encode("utf-16-le"), "train.jsonl", Reason.DATA_INVALID, "UTF-16"),
-        (GOOD.decode().encode("utf-32"), "train.jsonl", Reason.DATA_INVALID, "is UTF-32"),
-        (GOOD + b'{"text": "\xe9"}', "train.jsonl", Reason.DATA_INVALID, "line 2: not UTF-8"),
-        (b'{"a":' * 100_000, "train.jsonl", Reason.DATA_INVALID, "line 1"),
-    ],
-)
-def test_unreadable(
-    tmp_path: Path, content: bytes, name: str, reason: Reason, message: str
-) -> None:
-    with pytest.raises(TrainerError) as caught:
-        read(tmp_path, content, name)
-    assert caught.value.reason is reason
-    assert message in caught.value.message
-
-
-def rows(*columns: dict[str, object]) -> list[Row]:
-    return [Row(json.loads(json.dumps(each)), f"t line {i}") for i, each in enumerate(columns, 1)]
+def zstd(content: bytes) -> bytes:
+    return bytes(pyarrow.compress(content, codec="zstd", asbytes=True))
 
 
 @pytest.mark.parametrize(
-    ("row", "data_format", "kind"),
+    ("name", "content", "place"),
     [
-        ({"messages": CHAT, "id": 1}, "Messages", Conversation),
-        ({"prompt": "q", "completion": "a"}, "PromptCompletion", Pair),
-        ({"prompt": CHAT[:1], "completion": CHAT[1:]}, "PromptCompletion", Conversation),
-        ({"text": "x"}, "Text", Document),
+        ("a.jsonl", JSONL, "line"),
+        ("a.jsonl", JSONL.removesuffix(b"\n"), "line"),
+        ("a.jsonl", JSONL.replace(b"\n", b"\r\n"), "line"),
+        ("a.jsonl", b"\xef\xbb\xbf" + JSONL, "line"),
+        ("a.JSONL", JSONL, "line"),
+        ("a.jsonl.gz", gzip.compress(JSONL), "line"),
+        ("a.jsonl.gz", gzip.compress(JSONL[:20]) + gzip.compress(JSONL[20:]), "line"),
+        ("a.jsonl.zst", zstd(JSONL), "line"),
+        ("a.json", json.dumps(ROWS, indent=1).encode(), "item"),
+        ("a.json", b"\xef\xbb\xbf" + json.dumps(ROWS).encode(), "item"),
+        ("a.json", JSONL, "line"),
+        ("a.json.gz", gzip.compress(json.dumps(ROWS).encode()), "item"),
+        ("a.parquet", parquet_file(), "row"),
+        ("a.arrow", table(), "row"),
+        ("a.arrow", table(stream=True), "row"),
+        ("a.arrow", table(stream=True, compression="zstd"), "row"),
     ],
 )
-def test_recognised(row: dict[str, object], data_format: str, kind: type) -> None:
-    given = rows(row, row)
-    assert recognise(given, "Auto") == data_format
-    assert recognise(given, data_format) == data_format
-    assert [type(example) for example in to_examples(given, data_format)] == [kind, kind]
+def test_rows_and_their_places(name: str, content: bytes, place: str, tmp_path: Path) -> None:
+    found = read(tmp_path, content, name)
+    assert [row.columns for row in found] == ROWS
+    assert [row.origin for row in found] == [f"{name} {place} {n}" for n in (1, 2, 3)]
 
 
-@pytest.mark.parametrize(
-    ("given", "declared", "message"),
-    [
-        ([{"question": "q", "answer": "a"}], "Auto", "(answer, question) fit no known format"),
-        ([{"text": "x", "messages": CHAT}], "Auto", "fit several formats"),
-        ([{"text": "x"}, {"messages": CHAT}], "Auto", "t line 2 is Messages, but t line 1 is Text"),
-        ([{"text": "x"}, {"txt": "x"}], "Auto", "t line 2: the columns (txt)"),
-        ([{"text": "x"}], "Messages", "needs the columns messages; found text"),
-    ],
-)
-def test_unknown_format(given: list[dict[str, object]], declared: str, message: str) -> None:
-    with pytest.raises(TrainerError) as caught:
-        recognise(rows(*given), declared)
-    assert caught.value.reason is Reason.DATA_FORMAT_UNKNOWN
-    assert message in caught.value.message
+def test_empty_lines_count_but_are_no_rows(tmp_path: Path) -> None:
+    found = read(tmp_path, b'{"text": "a"}\n\n  \n{"text": "b"}\n', "a.jsonl")
+    assert [row.origin for row in found] == ["a.jsonl line 1", "a.jsonl line 4"]
 
 
-def turn(role: object = "user", content: object = "x", **more: object) -> dict[str, object]:
-    return {"role": role, "content": content, **more}
+@pytest.mark.parametrize(("name", "mark"), [("a.csv", ","), ("a.tsv", "\t"), ("a.csv.gz", ",")])
+def test_a_table_of_text(name: str, mark: str, tmp_path: Path) -> None:
+    content = f'text{mark}label\n"two\nlines"{mark}1\n\n"a ""word"""{mark}\n'.encode()
+    if name.endswith(".gz"):
+        content = gzip.compress(content)
+    found = read(tmp_path, content, name)
+    assert [row.columns for row in found] == [
+        {"text": "two\nlines", "label": "1"},
+        {"text": 'a "word"', "label": ""},
+    ]
+    assert [row.origin for row in found] == [f"{name} line 2", f"{name} line 5"]
 
 
-@pytest.mark.parametrize(
-    ("row", "data_format", "message"),
-    [
-        ({"messages": []}, "Messages", "at least one message"),
-        ({"messages": "hello"}, "Messages", "must be a list"),
-        ({"messages": ["hello"]}, "Messages", "message 1: expected an object"),
-        ({"messages": [turn("human")]}, "Messages", "role 'human' is not one of system, user"),
-        ({"messages": [turn(), turn("system")]}, "Messages", "can only be the first"),
-        ({"messages": [turn(content=None)]}, "Messages", "message 1: content must be a string"),
-        ({"messages": [turn(tool_calls=[1])]}, "Messages", "'tool_calls' is not understood"),
-        ({"prompt": "q", "completion": CHAT}, "PromptCompletion", "both strings or both messages"),
-        (
-            {"prompt": CHAT, "completion": [turn()]},
-            "PromptCompletion",
-            "must have the role assistant",
-        ),
-        ({"prompt": "", "completion": ""}, "PromptCompletion", "both empty"),
-        ({"text": 3}, "Text", "text must be a string"),
-    ],
-)
-def test_invalid_row(row: dict[str, object], data_format: str, message: str) -> None:
-    good = {"Messages": {"messages": CHAT}, "Text": {"text": "x"}}
-    first = good.get(data_format, {"prompt": "q", "completion": "a"})
-    with pytest.raises(TrainerError) as caught:
-        to_examples(rows(first, row), data_format)
-    assert caught.value.reason is Reason.DATA_INVALID
-    assert caught.value.message.startswith("t line 2: ")
-    assert message in caught.value.message
+@pytest.mark.parametrize("write", [parquet.write_table, None])
+def test_class_numbers_become_names(write: Any, tmp_path: Path) -> None:
+    kind = {"names": ["O", "B-PER"], "_type": "ClassLabel"}
+    features = {"tags": {"feature": kind, "_type": "List"}, "label": kind}
+    note = json.dumps({"info": {"features": features}})
+    columns = pyarrow.Table.from_pylist([{"tags": [1, 0], "label": 1}, {"tags": [0], "label": 0}])
+    columns = columns.replace_schema_metadata({"huggingface": note})
+    sink = io.BytesIO()
+    if write:
+        write(columns, sink)
+    else:
+        with ipc.new_stream(sink, columns.schema) as writer:
+            writer.write_table(columns)
+    found = read(tmp_path, sink.getvalue(), "a.parquet" if write else "a.arrow")
+    assert found[0].columns == {"tags": ["B-PER", "O"], "label": "B-PER"}
+    assert found[1].columns == {"tags": ["O"], "label": "O"}
+
+
+def test_rows_are_numbered_across_batches(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    parquet.write_table(pyarrow.table({"n": list(range(1000))}), sink, row_group_size=300)
+    found = read(tmp_path, sink.getvalue(), "a.parquet")
+    assert [row.columns["n"] for row in found] == list(range(1000))
+    assert found[-1].origin == "a.parquet row 1000"
+
+
+def test_a_huge_line_is_told_by_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_trainer.data.readers.text.MAX_LINE", 2**20)
+    with pytest.raises(TrainerError, match=r"a.jsonl line 3: the line is larger") as caught:
+        read(tmp_path, JSONL[:0] + b"{}\n{}\n" + b'{"a": "' + b"x" * 2**21, "a.jsonl")
+    assert caught.value.reason is Reason.DATA_TOO_LARGE
+
+
+def test_what_compresses_well_is_no_bomb(tmp_path: Path) -> None:
+    many = JSONL * 100_000
+    assert limits.FREE > len(many) > 100 * len(gzip.compress(many))
+    assert len(read(tmp_path, gzip.compress(many), "a.jsonl.gz")) == 300_000
+
+
+def test_a_damaged_table_names_the_last_good_row(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    parquet.write_table(
+        pyarrow.table({"text": [str(n) for n in range(600)]}),
+        sink,
+        row_group_size=300,
+        compression="none",
+        use_dictionary=False,
+    )
+    content = bytearray(sink.getvalue())
+    second = parquet.ParquetFile(io.BytesIO(content)).metadata.row_group(1).column(0)
+    start = second.data_page_offset
+    content[start : start + 30] = b"\xff" * 30
+    with pytest.raises(TrainerError, match="after row 256") as caught:
+        read(tmp_path, bytes(content), "a.parquet")
+    assert caught.value.reason is Reason.DATA_CORRUPT

@@ -21,9 +21,9 @@ def test_tokens_are_cut_at_the_end() -> None:
 
 
 def test_both_sides_of_a_sequence_are_cut_and_the_input_keeps_its_end() -> None:
-    row = SequenceRow([1, 2, 3, 9], [4, 5, 9], HERE)
+    row = SequenceRow([1, 2, 3, 9], [4, 5, 9], HERE, closing=1)
     assert (row.length, row.supervised) == (4, 3)
-    assert row.truncated(2) == SequenceRow([1, 9], [4, 5], HERE)
+    assert row.truncated(2) == SequenceRow([1, 9], [4, 5], HERE, closing=1)
 
 
 def test_a_pair_keeps_its_prompt_and_the_beginning_of_both_answers() -> None:
@@ -46,5 +46,18 @@ def test_a_prompt_keeps_its_end() -> None:
     assert row.truncated(2) == PromptRow([2, 3], {"answer": "x"}, HERE)
 
 
-def test_a_classified_text_keeps_its_last_token() -> None:
-    assert ClassRow([1, 2, 3, 9], 0, HERE).truncated(3) == ClassRow([1, 2, 9], 0, HERE)
+def test_a_classified_text_keeps_its_closing_tokens() -> None:
+    row = ClassRow([1, 2, 3, 9], 0, HERE, [0, 0, 1, 1], closing=1)
+    assert row.truncated(3) == ClassRow([1, 2, 9], 0, HERE, [0, 0, 1], closing=1)
+    assert ClassRow([1, 2, 3], 0, HERE).truncated(2) == ClassRow([1, 2], 0, HERE)
+
+
+def test_tagged_words_keep_their_closing_tokens() -> None:
+    row = TokenRow([1, 2, 3, 9], [IGNORED, 0, 1, IGNORED], HERE, closing=1)
+    assert row.truncated(3) == TokenRow([1, 2, 9], [IGNORED, 0, IGNORED], HERE, closing=1)
+
+
+def test_a_pair_that_differs_only_after_the_cut_has_nothing_to_compare() -> None:
+    row = PreferenceRow([1], [2, 3], [2, 4], HERE)
+    assert row.supervised == 4
+    assert row.truncated(2).supervised == 0

@@ -119,13 +119,11 @@ def _run_file(published: Published) -> RunFile:
 def _context(given: RunFile, place: Workplace) -> Context:
     scratch = place.environment.scratch
     found = inputs.check(given, place.storage, laptop=True)
-    train = inputs.fetch_data(found.train, scratch / "data" / "train")
-    held_out = inputs.fetch_data(found.evaluation, scratch / "data" / "evaluation")
     return Context(
         run=given,
         models=inputs.fetch_models(found.models, scratch / "inputs"),
         resolved=found.resolved,
-        examples=load(given.spec.data, train, held_out),
+        examples=load(given.spec, *inputs.fetch_data(found, scratch / "data")),
         output=place.storage.place(given.spec.output.uri, Reason.INTERNAL_ERROR),
         scratch=scratch,
         # There is nobody to report to.

@@ -1,11 +1,13 @@
 """From text to token rows: input ids, and labels that are -100 where no loss is taken.
 
-Used by `data.prepare`. Each row is tokenized once, as a whole; the tokenizer's character offsets tell
-which tokens lie in a trained stretch. A token that straddles the beginning of one belongs to the
-prompt. The last trained token is a turn terminator or the end-of-sequence token.
+Used by the preparers of language-model rows. Each row is tokenized once, as a whole; the tokenizer's
+character offsets tell which tokens lie in a trained stretch. A token that straddles the beginning of
+one belongs to the prompt. The last trained token is a turn terminator or the end-of-sequence token.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.data.render import Rendered, Span
@@ -14,6 +16,7 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Tokenizer
 
 _BATCH = 512
+Item = TypeVar("Item")
 
 
 class Encoder:
@@ -24,23 +27,20 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        if not getattr(tokenizer, "is_fast", False):
-            message = "the tokenizer does not tell character positions (it is not a fast one)"
-            hint = "Save the model with a `tokenizer.json`."
-            raise TrainerError(Reason.UNSUPPORTED_MODEL, message, hint)
+        require_offsets(tokenizer)
         if tokenizer.eos_token_id is None:
             message = (
                 "the tokenizer has no end-of-sequence token, so the model could not learn to stop"
             )
             raise TrainerError(Reason.UNSUPPORTED_MODEL, message)
         self._tokenizer = tokenizer
-        self._start = _start_ids(tokenizer)
+        self._start, _ = wrapping(tokenizer)
         self._terminators = {*tokenizer.added_tokens_decoder, tokenizer.eos_token_id}
 
-    def encode(self, rows: Sequence[Rendered]) -> Iterator[TokenRow]:
-        """Token rows, in order."""
-        for first in range(0, len(rows), _BATCH):
-            yield from self._batch(rows[first : first + _BATCH])
+    def encode(self, rows: Iterable[Rendered]) -> Iterator[TokenRow]:
+        """Token rows, in order; rows are taken as they are needed."""
+        for batch in batched(rows, _BATCH):
+            yield from self._batch(batch)
 
     def _batch(self, rows: Sequence[Rendered]) -> Iterator[TokenRow]:
         encoded = self._tokenizer(
@@ -81,6 +81,31 @@ class Encoder:
             raise TrainerError(Reason.CHAT_TEMPLATE_ERROR, message, hint)
 
 
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items, in order; the last may be shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def require_offsets(tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer that cannot say where in the text a token stands."""
+    if not getattr(tokenizer, "is_fast", False):
+        message = "the tokenizer does not tell character positions (it is not a fast one)"
+        hint = "Save the model with a `tokenizer.json`."
+        raise TrainerError(Reason.UNSUPPORTED_MODEL, message, hint)
+
+
+def wrapping(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before and after plain text: mostly one token or none."""
+    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    marked = list(tokenizer("a")["input_ids"])
+    for first in range(len(marked) - len(plain) + 1):
+        if marked[first : first + len(plain)] == plain:
+            return marked[:first], marked[first + len(plain) :]
+    return [], []
+
+
 def _labels(
     ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[Span]
 ) -> list[int]:
@@ -90,13 +115,3 @@ def _labels(
             if span.start <= start < span.end and end > start:
                 labels[index] = ids[index]
     return labels
-
-
-def _start_ids(tokenizer: Tokenizer) -> list[int]:
-    # What the tokenizer puts before plain text, mostly one token or none.
-    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    marked = list(tokenizer("a")["input_ids"])
-    for first in range(len(marked) - len(plain) + 1):
-        if marked[first : first + len(plain)] == plain:
-            return marked[:first]
-    return []

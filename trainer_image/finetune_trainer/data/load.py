@@ -3,17 +3,22 @@
 `run` calls it while the heavy libraries load. It decides the format and, for plain text, the loss.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from finetune_api.meta import AUTO
-from finetune_api.v1alpha1.data import Data
+from finetune_api.v1alpha1.data import Data, DataFormat, accepted_formats
+from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
-from finetune_trainer.data.formats import Example, recognise, to_examples
+from finetune_trainer.data.columns import rename
+from finetune_trainer.data.examples import Example
+from finetune_trainer.data.files import DataFile
+from finetune_trainer.data.formats import recognise, to_examples
 from finetune_trainer.data.read import read_rows
+from finetune_trainer.data.readers.row import Row
+from finetune_trainer.data.stream import Stream, first_rows
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.inputs import DataFile
 
 
 @dataclass(frozen=True)
@@ -21,47 +26,96 @@ class Examples:
     """All examples of a job.
 
     Attributes:
-        train: Training examples.
+        train: Training examples, source after source.
         evaluation: Examples of the evaluation sources; empty without such sources.
         data_format: Their format.
         loss: On which tokens: `Completions`, `Assistant` or `All`.
         resolved: What was decided here.
+        sources: Index of its source by the origin of a training row; empty with one source.
+        stream: All training rows, where `train` are but the first of them; None without
+            `data.streaming`.
     """
 
     train: list[Example]
     evaluation: list[Example]
-    data_format: str
+    data_format: DataFormat
     loss: str
     resolved: list[Resolved]
+    sources: Mapping[str, int] = field(default_factory=dict)
+    stream: Stream | None = None
 
 
-def load(data: Data, train: Sequence[DataFile], evaluation: Sequence[DataFile]) -> Examples:
+def load(
+    spec: FineTuneJobSpec, train: Sequence[DataFile], evaluation: Sequence[DataFile]
+) -> Examples:
     """Read, recognise and check.
 
+    Args:
+        spec: Of the job.
+        train: Its training files.
+        evaluation: Its evaluation files.
+
     Raises:
-        TrainerError: DataInvalid, DataEmpty or DataFormatUnknown, naming file and line.
+        TrainerError: A reason of the data, naming file and line.
     """
-    train_rows, evaluation_rows = read_rows(train), read_rows(evaluation)
-    data_format = recognise([*train_rows, *evaluation_rows], data.format)
+    data, task = spec.data, spec.model.task
+    train_rows, sources = _read_train(train, data)
+    evaluation_rows = list(rename(read_rows(evaluation), data.columns))
+    accepted = accepted_formats(spec.method.type, task)
+    job = f"{spec.method.type} of {task}"
+    data_format = recognise([*train_rows, *evaluation_rows], data.format, accepted, job)
     loss, resolved = _loss(data.loss, data_format)
-    if data.format == AUTO:
-        columns = ", ".join(sorted(train_rows[0].columns))
-        why = f"the columns are {columns}"
-        resolved.insert(0, Resolved(field="data.format", value=data_format, why=why[:2000]))
     return Examples(
         to_examples(train_rows, data_format),
         to_examples(evaluation_rows, data_format),
         data_format,
         loss,
-        resolved,
+        [*_recognised(data, data_format, train_rows[0]), *resolved],
+        sources,
+        _stream(spec, train, data_format),
     )
 
 
+def _stream(
+    spec: FineTuneJobSpec, files: Sequence[DataFile], data_format: DataFormat
+) -> Stream | None:
+    if not spec.data.streaming:
+        return None
+    return Stream(tuple(files), spec.data.columns, data_format, spec.training.seed)
+
+
+def _read_train(files: Sequence[DataFile], data: Data) -> tuple[list[Row], dict[str, int]]:
+    rows: list[Row] = []
+    sources: dict[str, int] = {}
+    if data.streaming:
+        return first_rows(files, data.columns), sources
+    for file in files:
+        found = list(rename(read_rows([file]), data.columns))
+        if len(data.train) > 1:
+            sources |= _origins(found, file.source)
+        rows += found
+    return rows, sources
+
+
+def _origins(rows: Iterable[Row], source: int) -> dict[str, int]:
+    return {row.origin: source for row in rows}
+
+
+def _recognised(data: Data, data_format: str, row: Row) -> list[Resolved]:
+    if data.format != AUTO:
+        return []
+    why = f"the columns are {', '.join(sorted(row.columns))}"
+    return [Resolved(field="data.format", value=data_format, why=why[:2000])]
+
+
 def _loss(wanted: str, data_format: str) -> tuple[str, list[Resolved]]:
-    if data_format != "Text" or wanted == "All":
+    without_turns = {"Text": "plain text has", "Tokenized": "tokenized rows have"}
+    if data_format not in without_turns or wanted == "All":
         return wanted, []
+    what = without_turns[data_format]
     if wanted == "Assistant":
-        message = "`data.loss: Assistant` needs messages, but the rows are plain text"
+        message = f"`data.loss: Assistant` needs messages, but {what} none"
         raise TrainerError(Reason.INVALID_SPEC, message, "Set `data.loss: All`.")
-    why = "plain text has no completion, so every token carries loss"
+    given = " but for the rows' own labels" if data_format == "Tokenized" else ""
+    why = f"{what} no completion, so every token carries loss{given}"
     return "All", [Resolved(field="data.loss", value="All", why=why)]

@@ -3,6 +3,7 @@
 Made by the preparers of this folder, read by recipes and by the data contract.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -25,6 +26,8 @@ class Prepared(Generic[R]):
         resolved: What was decided here.
         label_names: Names of the classes or tags by number; empty for other tasks.
         treatment: What was cut and left out; empty if no row was.
+        stream: Makes an endless iterator over the training rows, where `train` are but the first of
+            them; None where `train` is all there is.
     """
 
     train: list[R]
@@ -34,3 +37,4 @@ class Prepared(Generic[R]):
     resolved: list[Resolved]
     label_names: tuple[str, ...] = ()
     treatment: Treatment = field(default_factory=Treatment)
+    stream: Callable[[], Iterator[R]] | None = None

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune_api.v1alpha1.reasons import Reason
-from finetune_trainer.data.formats import Conversation, Document, Example, Message, Pair
+from finetune_trainer.data.bounded import bounded_text, bounded_time
+from finetune_trainer.data.examples import Conversation, Document, Message, Messages, Pair
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Tokenizer
 
@@ -39,7 +40,7 @@ class Rendered:
     origin: str
 
 
-def render(example: Example, loss: str, tokenizer: Tokenizer) -> Rendered:
+def render(example: Conversation | Pair | Document, loss: str, tokenizer: Tokenizer) -> Rendered:
     """The example as text.
 
     Args:
@@ -58,6 +59,38 @@ def render(example: Example, loss: str, tokenizer: Tokenizer) -> Rendered:
         start = 0 if loss == "All" else len(example.prompt)
         return Rendered(text, (Span(start, len(text)),), False, example.origin)
     return _render_conversation(example, loss, tokenizer)
+
+
+def render_answer(
+    prompt: str | Messages, answer: str | Messages, origin: str, tokenizer: Tokenizer
+) -> Rendered:
+    """A prompt with an answer to it, which alone carries loss.
+
+    Args:
+        prompt: A string, or messages.
+        answer: Of the same kind.
+        origin: File and line.
+        tokenizer: Has the chat template; used for messages only.
+
+    Raises:
+        TrainerError: ChatTemplateError.
+    """
+    if isinstance(prompt, str) or isinstance(answer, str):
+        return render(Pair(str(prompt), str(answer), origin), "Completions", tokenizer)
+    chat = Conversation((*prompt, *answer), len(prompt), origin)
+    return render(chat, "Completions", tokenizer)
+
+
+def render_prompt(prompt: str | Messages, origin: str, tokenizer: Tokenizer) -> Rendered:
+    """A prompt up to where the model begins to write; nothing carries loss.
+
+    Raises:
+        TrainerError: ChatTemplateError.
+    """
+    if isinstance(prompt, str):
+        return Rendered(prompt, (), False, origin)
+    chat = _Chat(Conversation(prompt, len(prompt), origin), tokenizer)
+    return Rendered(chat.text(len(prompt), answer=True), (), True, origin)
 
 
 def _render_conversation(example: Conversation, loss: str, tokenizer: Tokenizer) -> Rendered:
@@ -90,13 +123,14 @@ class _Chat:
         """The first `count` messages; with `answer`, up to where the model would begin to write."""
         messages: list[Message] = list(self.example.messages[:count])
         try:
-            rendered = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=answer
-            )
+            with bounded_time():
+                rendered = self.tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=answer
+                )
+            return bounded_text(rendered)
         except Exception as error:  # noqa: BLE001
             # A template is a program: it may raise anything.
             raise template_error(error, self.example.origin) from None
-        return str(rendered)
 
     def span(self, index: int, text: str) -> Span:
         """Where turn `index` stands in the full text, its terminator included."""

@@ -5,7 +5,7 @@ tokenized once, by us; what is here is final. Nothing here knows a tokenizer or 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 IGNORED = -100
@@ -35,6 +35,12 @@ class DataRow(Protocol):
         ...
 
 
+def _cut(values: list[int], length: int, closing: int) -> list[int]:
+    if len(values) <= length or not closing:
+        return values[:length]
+    return [*values[: length - closing], *values[-closing:]]
+
+
 def _count(labels: list[int]) -> int:
     return sum(label != IGNORED for label in labels)
 
@@ -46,13 +52,16 @@ class TokenRow:
     Attributes:
         input_ids: Token ids.
         labels: The same ids where loss is taken, -100 elsewhere; for token classification, the
-            number of the tag at the first token of each word. Of equal length.
+            number of the tag at the first token of each word; for fill-mask, the ids that may be
+            hidden. Of equal length.
         origin: File and line.
+        closing: Special tokens at the end that stay when the row is cut.
     """
 
     input_ids: list[int]
     labels: list[int]
     origin: str
+    closing: int = 0
 
     @property
     def length(self) -> int:
@@ -65,8 +74,9 @@ class TokenRow:
         return _count(self.labels)
 
     def truncated(self, length: int) -> "TokenRow":
-        """The first `length` tokens."""
-        return replace(self, input_ids=self.input_ids[:length], labels=self.labels[:length])
+        """The first tokens, and the closing ones."""
+        ids, labels = (_cut(part, length, self.closing) for part in (self.input_ids, self.labels))
+        return replace(self, input_ids=ids, labels=labels)
 
 
 @dataclass(frozen=True)
@@ -77,11 +87,13 @@ class SequenceRow:
         input_ids: Tokens that the encoder reads, its end token last.
         labels: Tokens that the decoder writes, its end token last.
         origin: File and line.
+        closing: Special tokens at the end of the input that stay when the row is cut.
     """
 
     input_ids: list[int]
     labels: list[int]
     origin: str
+    closing: int = 0
 
     @property
     def length(self) -> int:
@@ -94,10 +106,8 @@ class SequenceRow:
         return _count(self.labels)
 
     def truncated(self, length: int) -> "SequenceRow":
-        """Each side cut to its first `length` tokens; the input keeps its end token."""
-        ids = self.input_ids
-        if len(ids) > length:
-            ids = [*ids[: length - 1], ids[-1]]
+        """Each side cut to its first `length` tokens; the input keeps its closing ones."""
+        ids = _cut(self.input_ids, length, self.closing)
         return replace(self, input_ids=ids, labels=self.labels[:length])
 
 
@@ -124,9 +134,9 @@ class PreferenceRow:
 
     @property
     def supervised(self) -> int:
-        """Answer tokens of both sequences; 0 if either answer is empty, as nothing compares then."""
-        both = self.chosen_ids and self.rejected_ids
-        return len(self.chosen_ids) + len(self.rejected_ids) if both else 0
+        """Answer tokens of both sequences; 0 if the answers are equal or one is empty."""
+        compared = self.chosen_ids and self.rejected_ids and not self.identical
+        return len(self.chosen_ids) + len(self.rejected_ids) if compared else 0
 
     @property
     def identical(self) -> bool:
@@ -209,11 +219,16 @@ class ClassRow:
         input_ids: Tokens of the text, with the special tokens that the model expects.
         label: Number of the class.
         origin: File and line.
+        segment_ids: Which of two texts each token belongs to (0 or 1), for models that ask; empty
+            for one text.
+        closing: Special tokens at the end that stay when the row is cut.
     """
 
     input_ids: list[int]
     label: int
     origin: str
+    segment_ids: list[int] = field(default_factory=list)
+    closing: int = 0
 
     @property
     def length(self) -> int:
@@ -226,7 +241,8 @@ class ClassRow:
         return 1
 
     def truncated(self, length: int) -> "ClassRow":
-        """The first tokens and the last one, which closes the text for the model."""
-        if len(self.input_ids) <= length:
-            return self
-        return replace(self, input_ids=[*self.input_ids[: length - 1], self.input_ids[-1]])
+        """The first tokens, and the closing ones."""
+        ids = _cut(self.input_ids, length, self.closing)
+        return replace(
+            self, input_ids=ids, segment_ids=_cut(self.segment_ids, length, self.closing)
+        )

@@ -14,6 +14,7 @@ from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer import adapters, heads, model
 from finetune_trainer.batches import Batch
 from finetune_trainer.context import Context
+from finetune_trainer.data.given import Given
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.early_stopping import Criterion
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
@@ -46,6 +47,28 @@ class Ready:
     def spec(self) -> FineTuneJobSpec:
         """The job's spec."""
         return self.context.run.spec
+
+
+def given(
+    context: Context, tokenizer: Tokenizer, config: ModelConfig, *, answer_tokens: int = 0
+) -> Given:
+    """What the preparers of `data.prepare` take.
+
+    Args:
+        context: The run.
+        tokenizer: With the chat template that is used.
+        config: The base model's configuration.
+        answer_tokens: Tokens that the model writes after a prompt, for methods that let it.
+    """
+    return Given(
+        examples=context.examples,
+        data=context.run.spec.data,
+        tokenizer=tokenizer,
+        limit=model.position_limit(config),
+        seed=context.run.spec.training.seed,
+        vocabulary=config.get_text_config().vocab_size,
+        answer_tokens=answer_tokens,
+    )
 
 
 class Recipe(ABC):

@@ -9,16 +9,15 @@ from trl import SFTConfig, SFTTrainer
 
 from finetune_trainer import verify
 from finetune_trainer.arguments import sft_arguments
-from finetune_trainer.batches import Batch, Collator, dataset
+from finetune_trainer.batches import Batch, Collator, dataset, streaming_dataset
 from finetune_trainer.callback import WatchCallback
 from finetune_trainer.context import Context
-from finetune_trainer.data.prepare import prepare
+from finetune_trainer.data.prepare import token_rows
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.evaluation import TokenLoss, mean_loss
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
-from finetune_trainer.model import position_limit
-from finetune_trainer.recipes.recipe import Ready, Recipe
+from finetune_trainer.recipes.recipe import Ready, Recipe, given
 from finetune_trainer.sanity import KnownAnswer, as_before_training
 from finetune_trainer.watch import Measures, Watch
 
@@ -53,9 +52,7 @@ class SFT(Recipe):
         self, context: Context, tokenizer: Tokenizer, config: ModelConfig
     ) -> Prepared[TokenRow]:
         """Token rows with masks."""
-        spec = context.run.spec
-        limit = position_limit(config)
-        return prepare(context.examples, spec.data, tokenizer, limit, spec.training.seed)
+        return token_rows(given(context, tokenizer, config))
 
     def build_trainer(self, ready: Ready, net: Model, watch: Watch) -> Foreign:
         """TRL's trainer with our rows, our collator and our watch."""
@@ -63,7 +60,7 @@ class SFT(Recipe):
             unchanged=TokenLoss(ready.settings),
             model=net,
             args=SFTConfig(**sft_arguments(ready.settings, ready.context.scratch / "trainer")),
-            train_dataset=dataset(ready.data.train),
+            train_dataset=_train_dataset(ready),
             processing_class=ready.tokenizer,
             data_collator=_collator(ready),
             callbacks=[WatchCallback(watch)],
@@ -90,6 +87,12 @@ class SFT(Recipe):
         """Rows as they are trained on."""
         rows = ready.data.evaluation or ready.data.train
         return verify.probe_of(rows, _collator(ready))
+
+
+def _train_dataset(ready: Ready) -> Foreign:
+    if ready.data.stream is None:
+        return dataset(ready.data.train)
+    return streaming_dataset(ready.data.stream)
 
 
 def _collator(ready: Ready) -> Collator:
