@@ -106,7 +106,7 @@ def logs(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Print the log of rank 0 of the newest attempt."""
+    """Print the log of rank 0 of the newest attempt, or of its preflight."""
     cluster = connect(kubeconfig, context)
     pod = cluster.rank_zero(namespace or cluster.namespace, name)
     while follow and not cluster.started(pod):

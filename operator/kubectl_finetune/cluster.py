@@ -123,7 +123,7 @@ class Cluster:
                 time.sleep(RETRY_SECONDS)
 
     def rank_zero(self, namespace: str, name: str) -> Block:
-        """The pod of rank 0 of the newest attempt.
+        """The pod of rank 0 of the newest attempt, or that of its preflight until there is one.
 
         Raises:
             PluginError: The job has no pod (yet, or any more).

@@ -117,6 +117,14 @@ def test_a_deadline_and_a_deletion_end_a_preflight(stack: Stack, tenant: Tenant)
     assert jobs(tenant, "slow-check") == ["slow-check-1-preflight"]
 
 
+def test_a_job_deleted_during_its_preflight_leaves_nothing(stack: Stack, tenant: Tenant) -> None:
+    apply(stack, "given-up", "publishes", **checks("hangs"))
+    until(lambda: tenant.status("given-up").get("state") == "Preflight" or None, 60)
+    tenant.delete("given-up")
+    until(lambda: tenant.children("jobs", "given-up") == [] or None, 60)
+    until(lambda: tenant.children("pods", "given-up") == [] or None, 60)
+
+
 def test_a_job_suspended_during_its_preflight_gets_no_gpu_until_it_is_released(
     stack: Stack, tenant: Tenant
 ) -> None:

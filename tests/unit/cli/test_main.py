@@ -169,7 +169,10 @@ def test_list_shows_one_namespace_or_all(server, monkeypatch, capsys):
 
 
 def pod(name, attempt, rank):
-    labels = {"finetune.dev/attempt": attempt, "batch.kubernetes.io/job-completion-index": rank}
+    """A trainer pod, or with None for a rank that of a preflight, which has none."""
+    labels = {"finetune.dev/attempt": attempt}
+    if rank is not None:
+        labels["batch.kubernetes.io/job-completion-index"] = rank
     meta = {
         "name": name,
         "namespace": "team",
@@ -196,6 +199,19 @@ def test_logs_are_those_of_rank_zero_of_the_newest_attempt(server, monkeypatch, 
     assert run(monkeypatch, "logs", "demo", "--tail", "5") == 0
     assert capfdbinary.readouterr().out == b"one\ntwo\n"
     assert "tailLines=5" in server.asked[-1]
+
+
+@pytest.mark.parametrize("trainers", [(), ("trainer",)], ids=["preflight", "both"])
+def test_logs_are_those_of_the_preflight_until_there_are_trainers(
+    server, monkeypatch, capfdbinary, trainers
+):
+    serve(server, job())
+    pods = [pod("checks", "1", None), *(pod(name, "1", "0") for name in trainers)]
+    server.answers["/api/v1/namespaces/team/pods"] = (200, {"items": pods})
+    for name in ("checks", "trainer"):
+        server.answers[f"/api/v1/namespaces/team/pods/{name}/log"] = (200, name.encode())
+    assert run(monkeypatch, "logs", "demo") == 0
+    assert capfdbinary.readouterr().out == (b"trainer" if trainers else b"checks")
 
 
 def test_logs_of_a_job_without_pods_are_a_sentence(server, monkeypatch, capsys):
