@@ -100,8 +100,9 @@ def answer(
     """
     batch = _padded(prompts, tokenizer.pad_token_id, _device(model))
     stops = _stops(model, tokenizer)
-    torch.manual_seed(sampling.seed)
-    with torch.inference_mode():
+    # A run that is asked in between goes on drawing where it was.
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(sampling.seed)
         written = model.generate(
             **batch,
             **sampling.arguments(),

@@ -4,49 +4,79 @@ Used by `save`. It is short on purpose; the figures lie beside it as JSON.
 """
 
 import json
+from dataclasses import dataclass
 
 from finetune_api.run_file import RunFile
 from finetune_api.v1alpha1.status import Evaluation, Plan, Resolved
-
-_LOAD_ADAPTER = """\
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained("path/to/base")
-model = PeftModel.from_pretrained(base, "path/to/this/folder")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
-
-_LOAD_FULL = """\
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
+from finetune_trainer.heads import OF_TASK, SEQUENCE_CLASSIFICATION
+from finetune_trainer.sources import ModelSource
 
 
-def model_card(
-    run: RunFile, resolved: list[Resolved], plan: Plan, evaluation: Evaluation | None
-) -> str:
+@dataclass(frozen=True)
+class Facts:
+    """What is known about a run when its output is put together.
+
+    Attributes:
+        run: The run file.
+        base: The model that was tuned.
+        resolved: What was chosen, and why.
+        plan: Counts of rows and parameters.
+        evaluation: Held-out figures.
+        labels: Names of the classes, if the model has any.
+    """
+
+    run: RunFile
+    base: ModelSource
+    resolved: list[Resolved]
+    plan: Plan
+    evaluation: Evaluation | None
+    labels: list[str] | None
+
+    @property
+    def full(self) -> bool:
+        """Whether the output is a whole model."""
+        return self.run.spec.tuning.type == "Full"
+
+    @property
+    def is_reward(self) -> bool:
+        """Whether it scores texts."""
+        return self.run.spec.method.type == "Reward"
+
+
+def model_card(facts: Facts) -> str:
     """The model card as Markdown with its YAML head."""
-    spec = run.spec
-    full = spec.tuning.type == "Full"
+    run, spec = facts.run, facts.run.spec
     parts = [
-        _head(full=full),
+        _head(facts),
         f"# {run.job.name}\n",
         f"{spec.method.type} with {spec.tuning.type} tuning of `{spec.model.source}`, by the "
         f"FineTuneJob `{run.job.namespace}/{run.job.name}`, attempt {run.attempt}.\n",
-        _data(plan),
-        _losses(evaluation),
-        f"## Load it\n\n```python\n{_LOAD_FULL if full else _LOAD_ADAPTER}\n```\n",
+        _lineage(facts),
+        _data(facts.plan),
+        _figures(facts.evaluation),
+        f"## Load it\n\n```python\n{_load(facts)}\n```\n",
+        "`finetune-trainer generate URI --prompt ...` answers from the output's URI alone.\n",
         f"## Spec\n\n```json\n{json.dumps(spec.to_dict(), indent=2)}\n```\n",
-        "## Chosen by the trainer\n\n| field | value | why |\n|---|---|---|\n" + _table(resolved),
+        f"## Chosen by the trainer\n\n| field | value | why |\n|---|---|---|\n{_table(facts)}",
     ]
     return "\n".join(part for part in parts if part)
 
 
-def _head(*, full: bool) -> str:
-    library = "transformers" if full else "peft"
-    tags = "" if full else "tags:\n- lora\n"
-    return f"---\nlibrary_name: {library}\npipeline_tag: text-generation\n{tags}---\n"
+def _head(facts: Facts) -> str:
+    task = "text-classification" if facts.is_reward else facts.run.spec.model.task
+    tags = [facts.run.spec.method.type.lower()]
+    if not facts.full:
+        tags.append(facts.run.spec.tuning.type.lower())
+    library = "transformers" if facts.full else "peft"
+    listed = "".join(f"- {tag}\n" for tag in tags)
+    return f"---\nlibrary_name: {library}\npipeline_tag: {task}\ntags:\n{listed}---\n"
+
+
+def _lineage(facts: Facts) -> str:
+    base = facts.base
+    if len(base.chain) > 1:
+        return f"It goes on from {' on '.join(f'`{each}`' for each in base.chain)}.\n"
+    return f"Base model: `{base.identity}`.\n" if base.identity != base.uri else ""
 
 
 def _data(plan: Plan) -> str:
@@ -56,15 +86,40 @@ def _data(plan: Plan) -> str:
     )
 
 
-def _losses(evaluation: Evaluation | None) -> str:
-    if evaluation is None or evaluation.loss_before is None:
+def _figures(evaluation: Evaluation | None) -> str:
+    if evaluation is None:
         return ""
-    before, after = evaluation.loss_before, evaluation.loss_after
-    return f"Held-out loss a supervised token: {before} before, {after} after.\n"
+    lines = [
+        f"| {metric.name} | {metric.before} | {metric.after} |\n"
+        for metric in evaluation.metrics or ()
+    ]
+    if evaluation.loss_before is not None:
+        before, after = evaluation.loss_before, evaluation.loss_after
+        lines.insert(0, f"| loss | {before} | {after} |\n")
+    return (
+        f"| on held-out rows | before | after |\n|---|---|---|\n{''.join(lines)}" if lines else ""
+    )
 
 
-def _table(resolved: list[Resolved]) -> str:
-    rows = [f"| `{r.field}` | {_cell(r.value)} | {_cell(r.why)} |\n" for r in resolved]
+def _load(facts: Facts) -> str:
+    head = SEQUENCE_CLASSIFICATION if facts.is_reward else OF_TASK[facts.run.spec.model.task]
+    auto, folder = head.auto_class, '"path/to/this/folder"'
+    names = f"from transformers import {auto}, AutoTokenizer\n"
+    tokenizer = f"tokenizer = AutoTokenizer.from_pretrained({folder})"
+    if facts.full:
+        return f"{names}\nmodel = {auto}.from_pretrained({folder})\n{tokenizer}"
+    classes = f", num_labels={len(facts.labels)}" if facts.labels else ""
+    lines = [f'model = {auto}.from_pretrained("path/to/base"{classes})']
+    lines += [
+        f'model = PeftModel.from_pretrained(model, "path/to/adapter/{number}").merge_and_unload()'
+        for number, _ in enumerate(facts.base.adapters, start=1)
+    ]
+    lines += [f"model = PeftModel.from_pretrained(model, {folder})", tokenizer]
+    return f"from peft import PeftModel\n{names}\n" + "\n".join(lines)
+
+
+def _table(facts: Facts) -> str:
+    rows = [f"| `{r.field}` | {_cell(r.value)} | {_cell(r.why)} |\n" for r in facts.resolved]
     return "".join(rows)
 
 

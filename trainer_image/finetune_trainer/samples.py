@@ -26,7 +26,7 @@ COUNT = 4
 LONGEST_PROMPT = 512
 # Of a text without a prompt, so much is given and the rest is asked for.
 OPENING = 32
-SAMPLING = Sampling(max_new_tokens=96, seconds=60.0)
+SAMPLING = Sampling(max_new_tokens=64, seconds=60.0)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,9 @@ def write(
     before: Sequence[str],
     after: Sequence[str],
 ) -> None:
-    """Write the answers to the output folder, one JSON object a question."""
+    """Write the answers to the output folder, one JSON object a question; no file without any."""
+    if not questions:
+        return
     lines = []
     for each, old, new in zip(questions, before, after, strict=True):
         texts = {

@@ -10,11 +10,9 @@ from pathlib import Path
 import torch
 from ruamel.yaml import YAML
 
-from finetune_api.run_file import RunFile
-from finetune_api.v1alpha1.status import Evaluation, Plan, Resolved
 from finetune_trainer import stopping
 from finetune_trainer.foreign import Model, Tokenizer
-from finetune_trainer.model_card import model_card
+from finetune_trainer.model_card import Facts, model_card
 from finetune_trainer.sources import ModelSource
 
 # The job for people, to be applied again; and for `evaluate` the whole run file.
@@ -58,19 +56,16 @@ def save_model(
     tokenizer.save_pretrained(folder)
 
 
-def save_records(
-    folder: Path, run: RunFile, resolved: list[Resolved], plan: Plan, evaluation: Evaluation | None
-) -> None:
+def save_records(folder: Path, facts: Facts) -> None:
     """Write what is known about the run: its manifest, choices, evaluation, model card."""
     with (folder / JOB).open("w", encoding="utf-8") as file:
-        YAML().dump(run.manifest(), file)
-    _write_json(folder / RUN_FILE, run.to_dict())
-    choices = [choice.to_dict() for choice in resolved]
-    _write_json(folder / "resolved.json", {"resolved": choices, "plan": plan.to_dict()})
-    if evaluation:
-        _write_json(folder / "evaluation.json", evaluation.to_dict())
-    card = model_card(run, resolved, plan, evaluation)
-    (folder / "README.md").write_text(card, "utf-8")
+        YAML().dump(facts.run.manifest(), file)
+    _write_json(folder / RUN_FILE, facts.run.to_dict())
+    choices = [choice.to_dict() for choice in facts.resolved]
+    _write_json(folder / "resolved.json", {"resolved": choices, "plan": facts.plan.to_dict()})
+    if facts.evaluation:
+        _write_json(folder / "evaluation.json", facts.evaluation.to_dict())
+    (folder / "README.md").write_text(model_card(facts), "utf-8")
 
 
 def _sort_targets(path: Path) -> None:

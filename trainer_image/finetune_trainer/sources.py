@@ -33,6 +33,7 @@ class ModelSource:
         tokenizer_folder: Where the tokenizer and its chat template lie.
         digest: Digest of the manifest, if this is an output.
         labels: Names of the classes, by number, if the output has any.
+        chain: Identities from this model down to the whole model under its adapters.
     """
 
     uri: str
@@ -42,6 +43,7 @@ class ModelSource:
     tokenizer_folder: Path | None = None
     digest: str | None = None
     labels: tuple[str, ...] = ()
+    chain: tuple[str, ...] = ()
 
     @classmethod
     def of_folder(cls, folder: Path, uri: str) -> "ModelSource":
@@ -69,6 +71,7 @@ class FoundModel:
         base: Files of the whole model.
         adapters: Files of each adapter, the first trained first.
         output: The output that this is, or None.
+        below: Identities of the models that its adapters lie on, the whole model last.
     """
 
     uri: str
@@ -77,6 +80,12 @@ class FoundModel:
     base: Selection
     adapters: tuple[Selection, ...] = ()
     output: Published | None = None
+    below: tuple[str, ...] = ()
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """Its identity, and those of all that it lies on."""
+        return (self.identity, *self.below)
 
     def fetch(self, folder: Path) -> ModelSource:
         """Make the model readable locally.
@@ -96,6 +105,7 @@ class FoundModel:
             tokenizer_folder=adapters[-1] if adapters else base,
             digest=self.output.digest if self.output else None,
             labels=tuple(self.output.manifest.labels or ()) if self.output else (),
+            chain=self.chain,
         )
 
     def resolved(self, field: str) -> list[Resolved]:
@@ -172,6 +182,7 @@ class Finder:
             why=f"{why}, an adapter on {base.identity}",
             adapters=(*base.adapters, Selection(files.place, adapter, files.digests)),
             output=output,
+            below=base.chain,
         )
 
     def _base_of(self, output: Published) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from finetune_trainer import samples
@@ -57,8 +58,10 @@ def test_a_batch_says_what_each_says_alone(model_folder: Path, tmp_path: Path) -
 
     questions = [samples.Question(tuple(each), (4,)) for each in prompts]
     model.train()
+    state = torch.get_rng_state()
     said = samples.ask(model, tokenizer, questions, SHORT)
     assert model.training, "it goes on training"
+    assert torch.equal(torch.get_rng_state(), state), "and drawing where it was"
     assert said == [tokenizer.decode(each, skip_special_tokens=True) for each in together]
     samples.write(tmp_path, tokenizer, questions, ["x"] * 3, said)
     lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]

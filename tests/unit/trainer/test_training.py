@@ -91,6 +91,7 @@ def test_lora_from_manifest_to_verified_adapter(workshop: Workshop) -> None:
         assert len(content) == file["sizeBytes"]
     expected = {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "README.md"}
     expected |= {"chat_template.jinja", "training_log.jsonl", "evaluation.json", "resolved.json"}
+    expected |= {"job.yaml", "run.json", "generation_config.json", "samples.jsonl"}
     assert expected <= present
     assert any(name.startswith("tensorboard/events") for name in present)
     digest = hashlib.sha256((workshop.output / "manifest.json").read_bytes()).hexdigest()
@@ -99,6 +100,12 @@ def test_lora_from_manifest_to_verified_adapter(workshop: Workshop) -> None:
     assert verification["maxLogitDifference"] <= verification["tolerance"] < 1e-2
     assert manifest["job"]["name"] == "demo"
     assert manifest["baseModel"] == f"file://{workshop.model}"
+
+    # Held-out questions were answered before and after; afterwards by the rule of the data.
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 4
+    assert all(each["after"].startswith("The colour of the thing is ") for each in samples)
+    assert not any(each["before"].startswith("The colour") for each in samples)
 
     # Anybody can load it, and it is not the base model.
     config = json.loads((folder / "adapter_config.json").read_text())

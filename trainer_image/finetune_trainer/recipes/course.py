@@ -13,11 +13,12 @@ from transformers import set_seed
 
 from finetune_api.records import Report
 from finetune_api.v1alpha1.status import Evaluation, Metric, Plan, Resolved
-from finetune_trainer import adapters, model, publish, save, verify
+from finetune_trainer import adapters, heads, model, publish, samples, save, verify
 from finetune_trainer.context import Context
 from finetune_trainer.data import contract as contracts
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.foreign import Foreign, Model, Tokenizer
+from finetune_trainer.model_card import Facts
 from finetune_trainer.output_manifest import OutputFile, Verification
 from finetune_trainer.recipes.recipe import Ready, Recipe
 from finetune_trainer.sanity import KnownAnswer, fingerprints, require_movement
@@ -101,6 +102,8 @@ def train(recipe: Recipe, ready: Ready) -> Trained:
     watch = watch_over(recipe, ready, log, measure, known_answer)
     trainer = recipe.build_trainer(ready, net, watch)
     before = measure() if ready.data.evaluation else None
+    questions = questions_of(recipe, ready)
+    said_before = samples.ask(net, ready.tokenizer, questions)
     start = fingerprints(net)
     trainer.train()
     require_movement(net, start, trainer.state.global_step)
@@ -108,6 +111,7 @@ def train(recipe: Recipe, ready: Ready) -> Trained:
     if spec.tuning.type == "Full":
         save.round_weights(net, stored)
     after = measure() if ready.data.evaluation else None
+    said_after = samples.ask(net, ready.tokenizer, questions)
     log.close()
     evaluation = compared(before, after)
     resolved = [*ready.resolved, *_stopped(watch, trainer.state.global_step)]
@@ -116,8 +120,17 @@ def train(recipe: Recipe, ready: Ready) -> Trained:
     full = spec.tuning.type == "Full"
     folder = context.output_folder
     save.save_model(net, ready.tokenizer, context.base, folder, full=full, dtype=stored)
-    save.save_records(folder, context.run, resolved, plan, evaluation)
-    return Trained(plan, resolved, evaluation, reference, recipe.head(spec).labels(net.config))
+    labels = recipe.head(spec).labels(net.config)
+    facts = Facts(context.run, context.base, resolved, plan, evaluation, labels)
+    save.save_records(folder, facts)
+    samples.write(folder, ready.tokenizer, questions, said_before, said_after)
+    return Trained(plan, resolved, evaluation, reference, labels)
+
+
+def questions_of(recipe: Recipe, ready: Ready) -> list[samples.Question]:
+    """Held-out prompts that are answered before and after; none if the model writes no texts."""
+    writes = recipe.head(ready.spec) in (heads.CAUSAL, heads.SEQUENCE_TO_SEQUENCE)
+    return samples.choose(ready.data.evaluation) if writes else []
 
 
 def watch_over(
