@@ -1,8 +1,8 @@
 """The command `finetune-trainer`: the trainer's side of a pod, or a whole run on a laptop.
 
-`finetune-trainer run FILE` always ends in a report and in the exit code that belongs to it; the other
-commands ask questions of what it has published. Nothing heavy is imported here, so that `--help` and
-bad input answer at once.
+`finetune-trainer run FILE` always ends in a report and in the exit code that belongs to it, as does
+`preflight FILE`, which checks all that needs no GPU and no weights; the other commands ask questions of
+what was published. Nothing heavy is imported here, so that `--help` and bad input answer at once.
 """
 
 import logging
@@ -11,9 +11,10 @@ import sys
 import tempfile
 from collections.abc import Callable, MutableMapping
 from contextlib import redirect_stdout
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
@@ -21,8 +22,10 @@ from finetune_api.records import Report
 from finetune_trainer import environment as environments
 from finetune_trainer import outcome, run_input, termination
 from finetune_trainer.commands.output import Stores, Workplace, workplace
+from finetune_trainer.environment import Environment
 from finetune_trainer.progress import Reporter, choose_sink
-from finetune_trainer.run import execute
+from finetune_trainer.run import check, execute
+from finetune_trainer.run_input import RunInput
 from finetune_trainer.sources import FoundModel
 
 app = typer.Typer(
@@ -43,11 +46,21 @@ def run(
     ],
 ) -> None:
     """Train, publish and verify one job."""
-    report = run_file(file, os.environ, sys.stdout)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # At once: a thread that still imports, or a library's exit handler, must not change the outcome.
-    os._exit(report.exit_code)
+    _end(run_file(file, os.environ, sys.stdout))
+
+
+@app.command()
+def preflight(
+    file: Annotated[
+        Path, typer.Argument(help="A FineTuneJob manifest (YAML), or the run file of a pod (JSON).")
+    ],
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the data contract and the decoded rows, to look at."),
+    ] = None,
+) -> None:
+    """Check one job without GPU and weights: its input, its data, every setting, its memory."""
+    _end(run_file(file, os.environ, sys.stdout, partial(check, keep=keep)))
 
 
 Endpoint = Annotated[str | None, typer.Option(help="URL of the S3-compatible store.")]
@@ -184,13 +197,19 @@ def version() -> None:
         typer.echo(f"{name} {metadata.version(name)}")
 
 
-def run_file(file: Path, variables: MutableMapping[str, str], stdout: TextIO) -> Report:
-    """Run FILE and deliver the report, whatever happens.
+def run_file(
+    file: Path,
+    variables: MutableMapping[str, str],
+    stdout: TextIO,
+    stage: Callable[[RunInput, Environment, Reporter], Report] = execute,
+) -> Report:
+    """Run FILE, or only check it, and deliver the report, whatever happens.
 
     Args:
         file: Run file or manifest.
         variables: The process environment; settings of the libraries are added to it.
         stdout: Where records go. Everything that libraries print goes to stderr.
+        stage: What is done with FILE.
     """
     reporter: Reporter | None = None
     with tempfile.TemporaryDirectory(prefix="finetune-") as fallback, redirect_stdout(sys.stderr):
@@ -203,13 +222,20 @@ def run_file(file: Path, variables: MutableMapping[str, str], stdout: TextIO) ->
             for_people = given.laptop and environment.termination_log is None
             sink = choose_sink(for_people=for_people, stream=stdout)
             reporter = Reporter(sink, given.run.progress_interval_seconds)
-            report = execute(given, environment, reporter)
+            report = stage(given, environment, reporter)
         except BaseException as error:  # noqa: BLE001 - this is the place where all of them end
             report = outcome.report_of(error)
         if reporter:
             report = report.model_copy(update={"progress": reporter.latest})
         outcome.deliver(report, environment.termination_log)
     return report
+
+
+def _end(report: Report) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # At once: a thread that still imports, or a library's exit handler, must not change the outcome.
+    os._exit(report.exit_code)
 
 
 def _quiet_logs() -> None:

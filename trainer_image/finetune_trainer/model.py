@@ -192,6 +192,17 @@ def _load_whole(
     return model
 
 
+def outline(config: ModelConfig, head: Head = CAUSAL) -> Model:
+    """The model on torch's `meta` device: shapes and modules without values or memory."""
+    with on_meta():
+        return head.loader.from_config(config)
+
+
+def on_meta() -> torch.device:
+    """A context in which new tensors have shapes alone."""
+    return torch.device("meta")
+
+
 def check_vocabulary(tokenizer: Tokenizer, model: Model, source: str) -> None:
     """See that every token has an embedding.
 

@@ -55,6 +55,8 @@ def for_people(report: Report) -> str:
 
 
 def _success(report: Report) -> str:
+    if report.reason is Reason.PREFLIGHT_PASSED:
+        return _checked(report)
     lines = [f"Complete: {report.message}"]
     if report.output:
         lines.append(f"Output: {report.output.uri}")
@@ -62,6 +64,15 @@ def _success(report: Report) -> str:
     if report.evaluation and report.evaluation.loss_before:
         before, after = report.evaluation.loss_before, report.evaluation.loss_after
         lines.append(f"Held-out loss: {before} before, {after} after")
+    return "\n".join(lines)
+
+
+def _checked(report: Report) -> str:
+    lines = [f"Preflight passed: {report.message}"]
+    if report.plan:
+        lines += [f"  {name}: {value}" for name, value in report.plan.to_dict().items()]
+    for choice in report.resolved or ():
+        lines.append(f"  {choice.field} = {choice.value} ({choice.why})")
     return "\n".join(lines)
 
 

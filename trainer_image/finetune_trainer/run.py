@@ -1,10 +1,12 @@
 """One run from its file to its report: cheap checks, downloads beside imports, then the recipe.
 
-Called by `__main__`. The order is the point: what can fail in seconds fails before torch is imported.
+Called by `__main__`, as is `check`, which goes the same way without weights, GPU or output. The order
+is the point: what can fail in seconds fails before torch is imported.
 """
 
 import shutil
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from finetune_api.records import Report
@@ -13,11 +15,12 @@ from finetune_api.v1alpha1.model import Task
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer import inputs, recipes
 from finetune_trainer.context import Context
-from finetune_trainer.data.load import load
+from finetune_trainer.data.load import Examples, load
 from finetune_trainer.environment import Environment
 from finetune_trainer.output_manifest import find_published
 from finetune_trainer.progress import Reporter
 from finetune_trainer.run_input import RunInput
+from finetune_trainer.sources import FoundModel
 from finetune_trainer.storage import Storage
 
 
@@ -52,24 +55,85 @@ def execute(given: RunInput, environment: Environment, reporter: Reporter) -> Re
     Raises:
         TrainerError: Any failure that has a reason.
     """
-    run, scratch = given.run, _fresh(environment.scratch)
     reporter.phase("PreparingData")
-    storage = Storage(run.spec.storage, environment)
-    output = storage.place(run.spec.output.uri, Reason.INTERNAL_ERROR)
-    published = find_published(output, run.job)
+    start = _Start(given, environment, reporter)
+    published = find_published(start.output, given.run.job)
     if published:
         # Killed between the manifest and the report, and started again: the work is done.
         return published
-    found = inputs.check(run, storage, laptop=given.laptop)
-    inputs.probe_output(output, run, scratch)
-    importing = RecipeImport(run.spec.method.type, run.spec.model.task)
-    examples = load(run.spec, *inputs.fetch_data(found, scratch / "data"))
+    found = start.check()
+    importing = RecipeImport(given.run.spec.method.type, given.run.spec.model.task)
+    examples = start.examples(found)
     reporter.phase("LoadingModel")
-    models = inputs.fetch_models(found.models, scratch / "model")
-    context = Context(
-        run, models, found.resolved, examples, output, scratch, reporter, laptop=given.laptop
-    )
-    return importing.wait()(context)
+    return importing.wait()(start.context(found, found.models, examples))
+
+
+def check(
+    given: RunInput, environment: Environment, reporter: Reporter, *, keep: Path | None = None
+) -> Report:
+    """Find out whether the job would run, as far as no GPU and no weights are needed.
+
+    Nothing is left in the output, so that it does not count as taken.
+
+    Args:
+        given: What to check.
+        environment: Where things are.
+        reporter: Told about phases and choices.
+        keep: Folder that gets the data contract, also one that is broken.
+
+    Raises:
+        TrainerError: Any failure that has a reason.
+    """
+    reporter.phase("PreparingData")
+    start, spec = _Start(given, environment, reporter), given.run.spec
+    find_published(start.output, given.run.job)
+    found = start.check()
+    examples = start.examples(found)
+    models = {path: model.without_weights() for path, model in found.models.items()}
+    context = start.context(found, models, examples)
+    # Only now: broken rows are told without waiting for torch.
+    preflight = recipes.load(spec.method.type, spec.model.task, "preflight")
+    try:
+        return preflight(context)
+    finally:
+        if keep and context.output_folder.exists():
+            shutil.copytree(context.output_folder, keep, dirs_exist_ok=True)
+
+
+class _Start:
+    """What `execute` and `check` have in common, in parts."""
+
+    def __init__(self, given: RunInput, environment: Environment, reporter: Reporter) -> None:
+        self._given, self._run, self._reporter = given, given.run, reporter
+        self._scratch = _fresh(environment.scratch)
+        self._storage = Storage(self._run.spec.storage, environment)
+        self.output = self._storage.place(self._run.spec.output.uri, Reason.INTERNAL_ERROR)
+
+    def check(self) -> inputs.Inputs:
+        """Every source, listed, and proof that the output can be written to."""
+        found = inputs.check(self._run, self._storage, laptop=self._given.laptop)
+        inputs.probe_output(self.output, self._run, self._scratch)
+        return found
+
+    def examples(self, found: inputs.Inputs) -> Examples:
+        """The data, fetched, read and checked."""
+        return load(self._run.spec, *inputs.fetch_data(found, self._scratch / "data"))
+
+    def context(
+        self, found: inputs.Inputs, wanted: Mapping[str, FoundModel], examples: Examples
+    ) -> Context:
+        """What the recipe is given, once the models are fetched."""
+        models = inputs.fetch_models(wanted, self._scratch / "model")
+        return Context(
+            self._run,
+            models,
+            found.resolved,
+            examples,
+            self.output,
+            self._scratch,
+            self._reporter,
+            laptop=self._given.laptop,
+        )
 
 
 def _fresh(scratch: Path) -> Path:

@@ -5,7 +5,7 @@ Made by `inputs` for data and by `sources` for models, when a place was listed; 
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from finetune_api.v1alpha1.reasons import Reason
@@ -26,6 +26,10 @@ class Selection:
     place: Source
     files: tuple[StoredFile, ...]
     digests: Mapping[str, str] = field(default_factory=dict)
+
+    def without(self, suffix: str) -> "Selection":
+        """The same but for the files whose name ends so."""
+        return replace(self, files=tuple(f for f in self.files if not f.name.endswith(suffix)))
 
     def fetch(self, folder: Path) -> Path:
         """Make the files readable locally; returns the folder that holds them.

@@ -18,6 +18,7 @@ from finetune_trainer.storage import Storage
 
 MAX_CHAIN = 8
 """Adapters upon adapters that are followed."""
+WEIGHTS = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class FoundModel:
     def chain(self) -> tuple[str, ...]:
         """Its identity, and those of all that it lies on."""
         return (self.identity, *self.below)
+
+    def without_weights(self) -> "FoundModel":
+        """The same with configuration and tokenizer alone, which is small."""
+        adapters = tuple(each.without(WEIGHTS) for each in self.adapters)
+        return replace(self, base=self.base.without(WEIGHTS), adapters=adapters)
 
     def fetch(self, folder: Path) -> ModelSource:
         """Make the model readable locally.

@@ -6,7 +6,7 @@ by name, and only when the cheap checks have passed.
 
 import importlib
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from finetune_api.records import Report
 from finetune_api.v1alpha1.method import MethodType
@@ -14,6 +14,8 @@ from finetune_api.v1alpha1.model import Task
 from finetune_trainer.context import Context
 
 Run = Callable[[Context], Report]
+Stage = Literal["run", "preflight"]
+"""Functions of `recipes.course`."""
 
 # Method and task -> module of this folder and its class.
 _RECIPES: dict[tuple[MethodType, Task], tuple[str, str]] = {
@@ -21,11 +23,11 @@ _RECIPES: dict[tuple[MethodType, Task], tuple[str, str]] = {
 }
 
 
-def load(method: MethodType, task: Task) -> Run:
-    """What runs a job of this method and task; takes seconds, for the libraries that come with it."""
+def load(method: MethodType, task: Task, stage: Stage = "run") -> Run:
+    """What runs (or only checks) a job of this method and task; takes seconds, for its libraries."""
     recipe = recipe_of(method, task)
     course = importlib.import_module(f"{__name__}.course")
-    return cast("Run", lambda context: course.run(recipe, context))
+    return cast("Run", lambda context: getattr(course, stage)(recipe, context))
 
 
 def recipe_of(method: MethodType, task: Task) -> Any:  # noqa: ANN401

@@ -20,7 +20,9 @@ from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.foreign import Foreign, Model, Tokenizer
 from finetune_trainer.model_card import Facts
 from finetune_trainer.output_manifest import OutputFile, Verification
+from finetune_trainer.recipes import foresight
 from finetune_trainer.recipes.recipe import Ready, Recipe
+from finetune_trainer.resolve import Machine
 from finetune_trainer.sanity import KnownAnswer, fingerprints, require_movement
 from finetune_trainer.storage import Place
 from finetune_trainer.training_log import TrainingLog
@@ -57,18 +59,34 @@ def run(recipe: Recipe, context: Context) -> Report:
     return publish.write_manifest(context.output, context.run, manifest)
 
 
-def prepare(recipe: Recipe, context: Context) -> Ready:
-    """Tokenizer, token rows, and every setting resolved."""
+def preflight(recipe: Recipe, context: Context) -> Report:
+    """The same up to the point where a GPU or weights are needed."""
+    machine = foresight.machine(context.run.spec, laptop=context.laptop)
+    return foresight.report(prepare(recipe, context, machine))
+
+
+def prepare(recipe: Recipe, context: Context, machine: Machine | None = None) -> Ready:
+    """Tokenizer, token rows, every setting, and what the model's outline tells.
+
+    Args:
+        recipe: Of the method.
+        context: The run.
+        machine: What it will run on; what is here, if nothing is said.
+    """
     context.reporter.phase("PreparingData")
+    machine = machine or model.machine(laptop=context.laptop)
     spec, base = context.run.spec, context.base
     config = model.load_config(base.folder, base.uri, recipe.head(spec))
     tokenizer = model.load_tokenizer(base.tokenizer, base.uri, spec.data.chat_template)
     padding = model.set_pad_token(tokenizer)
     data = keep_contract(recipe.prepare(context, tokenizer, config), context, tokenizer)
-    settings, chosen = recipe.resolve(spec, model.machine(laptop=context.laptop), data)
+    settings, chosen = recipe.resolve(spec, machine, data)
     resolved = [*context.resolved, *context.examples.resolved, *data.resolved, *padding, *chosen]
-    context.reporter.resolved(resolved, data.plan)
-    return Ready(context, tokenizer, config, data, settings, resolved)
+    resolved = foresight.hedged(resolved, machine)
+    ready = Ready(context, tokenizer, config, data, settings, resolved)
+    ready = foresight.complete(recipe, ready)
+    context.reporter.resolved(ready.resolved, ready.data.plan)
+    return ready
 
 
 def keep_contract(data: Prepared[Any], context: Context, tokenizer: Tokenizer) -> Prepared[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.status import Resolved
+from finetune_api.v1alpha1.tuning import Tuning
 from finetune_trainer import adapters, heads, model
 from finetune_trainer.batches import Batch
 from finetune_trainer.context import Context
@@ -103,6 +104,18 @@ class Recipe(ABC):
         checkpointing = settings.gradient_checkpointing
         return adapters.apply(base, spec.tuning, source.identity, checkpointing=checkpointing)
 
+    def outline(self, ready: Ready) -> Model:
+        """The same model without memory: every shape and every target, and not one weight.
+
+        Raises:
+            TrainerError: What `load` raises about tuning and vocabulary.
+        """
+        spec, source = ready.spec, ready.context.base
+        base = model.outline(ready.config, self.head(spec))
+        model.check_vocabulary(ready.tokenizer, base, source.uri)
+        with model.on_meta():
+            return adapters.apply(base, _shapes(spec.tuning), source.identity, checkpointing=False)
+
     @abstractmethod
     def build_trainer(self, ready: Ready, net: Model, watch: Watch) -> Foreign:
         """What trains: an object with `train()` and `state.global_step`, which tells the watch."""
@@ -125,3 +138,12 @@ class Recipe(ABC):
     @abstractmethod
     def probe(self, ready: Ready) -> Batch:
         """A few real rows as model inputs, on the CPU; the published model is compared on them."""
+
+
+def _shapes(tuning: Tuning) -> Tuning:
+    """The tuning with the plainest start, because the others compute theirs from the weights."""
+    if not tuning.lora or tuning.lora.variant not in ("PiSSA", "OLoRA", "LoftQ"):
+        return tuning
+    return tuning.model_copy(
+        update={"lora": tuning.lora.model_copy(update={"variant": "Standard"})}
+    )

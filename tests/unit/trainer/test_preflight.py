@@ -1,0 +1,212 @@
+import io
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoConfig
+
+from finetune_api.records import Report, parse_record, parse_report
+from finetune_api.v1alpha1.reasons import Reason
+from finetune_trainer import heads, memory, model, outcome, resolve
+from finetune_trainer.__main__ import run_file
+from finetune_trainer.run import check
+from support.jobs import manifest, spec
+from support.tiny_models import chats, tiny_model, write_jsonl
+
+LOCAL = {"resources.gpusPerNode": 0}
+
+
+@pytest.fixture
+def desk(laptop: Any, model_folder: Path) -> Any:
+    """A laptop with data, and a model without its weights."""
+    folder = laptop.folder
+    write_jsonl(folder / "data" / "train.jsonl", chats(40))
+    shutil.copytree(model_folder, folder / "model")
+    return laptop
+
+
+def preflight(desk: Any, changes: dict[str, Any] | None = None, keep: Path | None = None) -> Report:
+    file = desk.manifest(
+        {
+            "model.source": f"file://{desk.folder}/model",
+            "data.train": [{"source": f"file://{desk.folder}/data/train.jsonl"}],
+            "output.uri": f"file://{desk.folder}/out",
+            **(changes or {}),
+        }
+    )
+    log, stdout = desk.folder / "termination-log", io.StringIO()
+    variables = {
+        "FINETUNE_TERMINATION_LOG": str(log),
+        "FINETUNE_SCRATCH": str(desk.folder / "scratch"),
+    }
+    report = run_file(file, variables, stdout, partial(check, keep=keep))
+    written = parse_report(log.read_text())
+    assert written is not None
+    assert (written.reason, written.outcome) == (report.reason, report.outcome)
+    assert None not in [parse_record(line) for line in stdout.getvalue().splitlines()]
+    return report
+
+
+def test_everything_is_known_before_there_are_weights_or_a_gpu(desk: Any) -> None:
+    weights = desk.folder / "model" / "model.safetensors"
+    # Its place is listed, but it is never read.
+    weights.write_bytes(b"")
+    changes = {"resources.gpusPerNode": 1, "data.evaluation": {"fraction": 0.25}}
+    report = preflight(desk, changes)
+    assert (report.outcome, report.reason) == ("Complete", Reason.PREFLIGHT_PASSED), report.message
+    assert report.plan is not None
+    assert (report.plan.rows, report.plan.evaluation_rows) == (30, 10)
+    assert (report.plan.duplicate_rows, report.plan.rows_without_stop_token) == (0, 0)
+    # Two layers, rank 16: inputs and outputs of q and o, of k and v, and of the feed-forward block.
+    in_and_out = 2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 128)
+    assert report.plan.trainable_parameters == 2 * 16 * in_and_out
+    assert report.resolved is not None
+    chosen = {choice.field: choice for choice in report.resolved}
+    assert chosen["training.precision"].value == "BFloat16"
+    assert chosen["training.precision"].why == "if the GPU computes in bfloat16; else Float32"
+    assert chosen["training.gradientCheckpointing"].value == "Enabled"
+    assert "resources.gpusPerNode" not in chosen
+    assert "runtime 1.0 GiB" in chosen["plan.estimatedMemoryBytes"].why
+    # Nothing was left behind that would make the output count as taken.
+    assert list((desk.folder / "out").rglob("*")) == []
+    assert "PreflightPassed" in (desk.folder / "termination-log").read_text()
+    shown = outcome.for_people(report)
+    assert shown.startswith("Preflight passed: 30 training rows and 10 held out are good")
+    assert "\n  training.precision = BFloat16 (if the GPU" in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "words"),
+    [
+        (
+            {"tuning": {"type": "LoRA", "lora": {"targets": ["q_proj", "qproj"]}}},
+            Reason.TARGET_MODULES_NOT_FOUND,
+            "qproj matches no linear module; there are down_proj",
+        ),
+        (
+            {"training": {"batchSize": 8, "microBatchSize": 3}},
+            Reason.INVALID_SPEC,
+            "`training.microBatchSize` 3 does not divide the batch size 8",
+        ),
+        (
+            {"training": {"maxSteps": 5, "scheduler": {"warmupSteps": 5}}},
+            Reason.INVALID_SPEC,
+            "`training.scheduler.warmupSteps` is 5",
+        ),
+        ({"data.maxLength": 1024}, Reason.INVALID_SPEC, "the model has 512 positions"),
+        (
+            {"data": {"maxLength": 40, "limits": {"maxTruncated": 0.1}}},
+            Reason.TOO_MANY_TRUNCATED,
+            "of 40 rows are too long and are cut",
+        ),
+        (
+            {"data.chatTemplate": "{{ messages[9].content }}"},
+            Reason.CHAT_TEMPLATE_ERROR,
+            "train.jsonl line 1",
+        ),
+    ],
+)  # fmt: skip
+def test_what_would_fail_on_the_gpu_fails_here(
+    desk: Any, changes: dict[str, Any], reason: Reason, words: str
+) -> None:
+    report = preflight(desk, {**LOCAL, **changes})
+    assert (report.outcome, report.reason) == ("Failed", reason), report.message
+    assert words in report.message
+
+
+def test_a_broken_contract_is_kept_for_a_look(desk: Any) -> None:
+    write_jsonl(desk.folder / "data" / "test.jsonl", chats(40)[:10])
+    sources = [{"source": f"file://{desk.folder}/data/test.jsonl"}]
+    keep = desk.folder / "kept"
+    report = preflight(desk, {**LOCAL, "data.evaluation": {"sources": sources}}, keep)
+    assert report.reason is Reason.EVALUATION_LEAKED
+    assert "test.jsonl line 1 (as train.jsonl line 1)" in report.message
+    assert {path.name for path in keep.iterdir()} == {"data_contract.json", "data_samples.md"}
+    assert "⟦The colour of the thing is" in (keep / "data_samples.md").read_text()
+
+
+def test_broken_rows_are_told_without_torch(desk: Any) -> None:
+    (desk.folder / "data" / "train.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    file = desk.manifest(
+        {
+            "model.source": f"file://{desk.folder}/model",
+            "data.train": [{"source": f"file://{desk.folder}/data/train.jsonl"}],
+            "output.uri": f"file://{desk.folder}/out",
+        }
+    )
+    program = (
+        "import sys, os\n"
+        "from pathlib import Path\n"
+        "from finetune_trainer.__main__ import run_file\n"
+        "from finetune_trainer.run import check\n"
+        "report = run_file(Path(sys.argv[1]), dict(os.environ), sys.stdout, check)\n"
+        "print(report.reason, 'torch' in sys.modules, file=sys.stderr)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=True
+    )
+    assert ended.stderr.splitlines()[-1] == "DataInvalid False"
+    assert "train.jsonl line 2" in ended.stderr
+
+
+def settings(**changes: Any) -> resolve.Settings:
+    given = {"resources.gpusPerNode": 1, "training.batchSize": 4, **changes}
+    wanted = manifest("demo", given)["spec"]
+    job = resolve.FineTuneJobSpec.model_validate(wanted)
+    return resolve.resolve(job, resolve.Machine("cuda", bfloat16=True), 100, 256)[0]
+
+
+def job(**changes: Any) -> Any:
+    return resolve.FineTuneJobSpec.model_validate(spec(changes))
+
+
+def test_memory_is_the_sum_of_what_is_kept(tmp_path: Path) -> None:
+    config = AutoConfig.from_pretrained(tiny_model(tmp_path, hidden=64, layers=2))
+    outline = model.outline(config, heads.CAUSAL).requires_grad_(True)
+    count = sum(parameter.numel() for parameter in outline.parameters())
+    found = memory.estimate(
+        outline,
+        config,
+        job(**{"tuning.type": "Full"}),
+        settings(**{"tuning.type": "Full", "training.gradientCheckpointing": "Disabled"}),
+    )
+    # Full tuning in bfloat16 arithmetic holds weights, gradients and two moments in float32.
+    assert (found.weights, found.gradients, found.optimizer) == (4 * count, 4 * count, 8 * count)
+    # Four rows of 256 tokens, two layers, bfloat16: 8 times the hidden size and 4 times the inner one.
+    assert found.activations == 4 * 256 * 2 * 2 * (8 * 64 + 4 * 128)
+    assert found.logits == 2 * 4 * 1024 * config.vocab_size
+    assert found.total == sum((16 * count, found.activations, found.logits, 2**30))
+
+
+def test_recomputation_and_frozen_bases_save_memory(tmp_path: Path) -> None:
+    config = AutoConfig.from_pretrained(tiny_model(tmp_path, hidden=64, layers=8))
+    outline = model.outline(config, heads.CAUSAL).requires_grad_(False)
+    kept = memory.estimate(
+        outline, config, job(), settings(**{"training.gradientCheckpointing": "Disabled"})
+    )
+    recomputed = memory.estimate(outline, config, job(), settings())
+    assert recomputed.activations < kept.activations / 3
+    assert kept.weights == 2 * sum(parameter.numel() for parameter in outline.parameters())
+    assert (kept.gradients, kept.optimizer) == (0, 0)
+    quantized = {"type": "QLoRA", "quantization": {"type": "NF4", "doubleQuant": False}}
+    packed = memory.estimate(outline, config, job(tuning=quantized), settings())
+    linear = [m for m in outline.modules() if hasattr(m, "in_features")]
+    head = outline.get_output_embeddings()
+    numbers = sum(m.weight.numel() for m in linear if m is not head)
+    # Half a byte a number and four bytes for each 64, in place of two.
+    assert packed.weights == kept.weights - numbers * 2 + numbers // 2 + numbers // 16
+
+
+def test_pairs_take_twice_the_activations(tmp_path: Path) -> None:
+    config = AutoConfig.from_pretrained(tiny_model(tmp_path))
+    outline = model.outline(config, heads.CAUSAL)
+    single = memory.estimate(outline, config, job(), settings())
+    paired = memory.estimate(outline, config, job(**{"method.type": "DPO"}), settings())
+    assert paired.activations == 2 * single.activations
+    full = {"method.type": "DPO", "tuning.type": "Full"}
+    copied = memory.estimate(outline, config, job(**full), settings())
+    assert copied.reference == copied.weights
