@@ -165,7 +165,7 @@ def test_two_start_tokens_are_refused() -> None:
     tokenizer = starting(tiny_tokenizer(template), "<|endoftext|>")
     with pytest.raises(TrainerError, match="begins with two") as caught:
         encode(conversation(), "Completions", tokenizer)
-    assert caught.value.reason is Reason.CHAT_TEMPLATE_ERROR
+    assert caught.value.reason is Reason.DOUBLE_START_TOKEN
 
 
 @pytest.mark.parametrize(

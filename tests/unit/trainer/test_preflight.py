@@ -99,7 +99,7 @@ def test_everything_is_known_before_there_are_weights_or_a_gpu(desk: Any) -> Non
         ),
         ({"data.maxLength": 1024}, Reason.INVALID_SPEC, "the model has 512 positions"),
         (
-            {"data": {"maxLength": 40, "limits": {"maxTruncated": 0.1}}},
+            {"data.maxLength": 40, "data.limits": {"maxTruncated": 0.1}},
             Reason.TOO_MANY_TRUNCATED,
             "of 40 rows are too long and are cut",
         ),

@@ -77,8 +77,7 @@ class Encoder:
         start = self._tokenizer.bos_token_id
         if start is not None and ids[:2] == [start, start]:
             message = f"{row.origin}: the row begins with two {self._tokenizer.bos_token} tokens"
-            hint = "Remove the token from the rows or from the chat template."
-            raise TrainerError(Reason.CHAT_TEMPLATE_ERROR, message, hint)
+            raise TrainerError(Reason.DOUBLE_START_TOKEN, message)
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
