@@ -181,6 +181,7 @@ class Finder:
             return FoundModel(uri, identity, why, whole, output=output)
         adapter = model_files.choose_adapter(files.place, files.files)
         base = self._follow(self._base_of(output), _longer(above, identity))
+        _require_same(base, output)
         return replace(
             base,
             uri=uri,
@@ -198,6 +199,17 @@ class Finder:
             hint = "Publish that model to a store, and train the adapter from there."
             raise TrainerError(Reason.MODEL_NOT_FOUND, message, hint)
         return base
+
+
+def _require_same(base: FoundModel, output: Published) -> None:
+    expected = output.manifest.base_manifest_digest
+    if expected is not None and (base.output is None or base.output.digest != expected):
+        message = (
+            f"{output.root.uri} was trained on another model than lies at {base.identity} now: "
+            "its manifest has another digest"
+        )
+        hint = "Put the former output back, or train the adapter again."
+        raise TrainerError(Reason.CORRUPT_MODEL, message, hint)
 
 
 def _longer(chain: tuple[str, ...], adapter: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
+from devcluster.s3 import S3Server
 from finetune_api import manifest as manifests
 from finetune_trainer import __main__ as program
 from finetune_trainer.answers import Sampling
@@ -60,9 +61,8 @@ def command(
 
 
 def ask(output: Path | str, *prompts: Any, sampling: Sampling = GREEDY, **options: Any) -> str:
-    given = {"raw": False, "system": None, "json_lines": False, **options}
     asked = [Asked(each, f"prompt {number}") for number, each in enumerate(prompts)]
-    wanted = generate.Wanted(asked, sampling, **given)
+    wanted = generate.Wanted(asked, sampling, **options)
     code, said = command(
         output, lambda place, found, stream: generate.run(found, wanted, place, stream)
     )
@@ -122,6 +122,31 @@ def test_raw_text_is_not_a_chat(output: Path) -> None:
 
 def test_a_plain_model_can_be_asked_too(output: Path, model_folder: Path) -> None:
     assert ask(model_folder, QUESTION) != ask(output, QUESTION)
+
+
+def test_an_output_in_a_store_is_found_by_the_flags(
+    output: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in output.rglob("*"):
+        if path.is_file():
+            key = f"answers/{path.relative_to(output)}"
+            s3.client().upload_file(str(path), "trainer", key)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.tenant.access)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.tenant.secret)
+    expected = ask(output, QUESTION)
+    for stores, variables in (
+        (Stores(endpoint=s3.endpoint), {}),
+        (Stores(), {"AWS_ENDPOINT_URL": s3.endpoint}),
+    ):
+        stream, wanted = io.StringIO(), generate.Wanted([Asked(QUESTION, "x")], GREEDY)
+        code = program.run_command(
+            "s3://trainer/answers",
+            stores,
+            lambda place, found, said, wanted=wanted: generate.run(found, wanted, place, said),
+            variables,
+            stream,
+        )
+        assert (code, stream.getvalue()) == (0, expected)
 
 
 def test_the_output_stops_where_a_turn_ends(output: Path) -> None:

@@ -176,13 +176,20 @@ def endless(store: Store) -> str:
     return "is longer than 8"
 
 
+def another_base(store: Store) -> str:
+    store.output("first", store.uri("base"))
+    store.output("sft", store.uri("first"), baseManifestDigest=f"sha256:{'0' * 64}")
+    return "was trained on another model"
+
+
 def neither(store: Store) -> str:
     store.output("sft", store.uri("base"), {"README.md": "hello"})
     return "neither a model"
 
 
 @pytest.mark.parametrize(
-    "damage", [replaced, shortened, lost, other_version, outside, circle, endless, neither]
+    "damage",
+    [replaced, shortened, lost, other_version, outside, circle, endless, another_base, neither],
 )
 def test_an_output_that_is_not_whole_is_refused(store: Store, damage: Any) -> None:
     words = damage(store)

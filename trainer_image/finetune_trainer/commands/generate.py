@@ -38,9 +38,9 @@ class Wanted:
 
     asked: Sequence[Asked]
     sampling: Sampling
-    raw: bool
-    system: str | None
-    json_lines: bool
+    raw: bool = False
+    system: str | None = None
+    json_lines: bool = False
 
 
 class Streamed(TextStreamer):
