@@ -47,7 +47,11 @@ CHECKS: tuple[Check, ...] = (
         "only text-generation is trained in this version",
     ),
     Check("data.packing", lambda s: s.data.packing == "Enabled", "rows cannot be packed yet"),
-    Check("method.type", lambda s: s.method.type != "SFT", "only SFT is trained in this version"),
+    Check(
+        "method.type",
+        lambda s: s.method.type not in ("SFT", "DPO", "IPO"),
+        "the methods are SFT, DPO and IPO in this version",
+    ),
     Check(
         "tuning.type",
         lambda s: s.tuning.type not in ("Full", "LoRA"),

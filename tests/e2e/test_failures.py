@@ -97,7 +97,7 @@ def test_no_secret_is_ever_printed(failed: Tenant) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "reason", "words"),
     [
-        ("dpo", {"method.type": "DPO"}, "NotImplemented", "spec.method.type: only SFT"),
+        ("nodes", {"resources.nodes": 2}, "NotImplemented", "spec.resources.nodes: one node"),
         ("many", {"resources.nodes": 2, "output.merged": True}, "NotImplemented", "spec.output.merged"),
         ("local", {"model.source": "file:///tmp/model"}, "InvalidSpec", "laptop"),
     ],

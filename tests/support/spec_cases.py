@@ -61,6 +61,7 @@ VALID = (
     Case("classes", {"model.task": "text-classification", "data.format": "Labelled"}),
     Case("DPO", _method("DPO", "Preference", dpo={"beta": 0.2})),
     Case("mixed DPO losses", _method("DPO", "Preference", dpo={"losses": [{"type": "Sigmoid"}, {"type": "SFT", "weight": 0.1}]})),
+    Case("a loss with label smoothing", _method("DPO", "Preference", dpo={"losses": [{"type": "ExoPair"}], "labelSmoothing": 0.001})),
     Case("KTO", _method("KTO", "UnpairedPreference")),
     Case("PPO", _method("PPO", "PromptOnly", ppo={"rewardModel": "job://reward"})),
     Case("GRPO", _method("GRPO", "PromptOnly", grpo={"rewards": [{"type": "ExactMatch", "column": "answer"}]})),
@@ -111,6 +112,9 @@ INVALID = (
     Case("reward that names code", _method("GRPO", "PromptOnly", grpo={"rewards": [{"type": "Python", "code": "1"}]}), "type"),
     Case("one answer a prompt", _method("GRPO", "PromptOnly", grpo={
         "rewardModel": "job://reward", "answersPerPrompt": 1}), "answersPerPrompt"),
+    Case("DPO without strength", _method("DPO", "Preference", dpo={"beta": 0}), "beta"),
+    Case("label smoothing that nothing reads", _method("DPO", "Preference", dpo={"labelSmoothing": 0.1}), "is part of the losses"),
+    Case("ExoPair without label smoothing", _method("DPO", "Preference", dpo={"losses": [{"type": "ExoPair"}]}), "above 0"),
     Case("DPO on chats", _method("DPO", "Messages"), "DPO needs data of format Preference"),
     Case("SFT on pairs", _method("SFT", "Preference"), "SFT of text-generation needs data of format"),
     Case("weighted evaluation", {"data.evaluation": {"sources": [{**FILES[0], "weight": 2}]}}, "no `weight`"),

@@ -23,6 +23,8 @@ MethodType = Literal[
     "Distillation",
 ]
 Beta = Annotated[float, Field(ge=0, le=100)]
+# Without any pull there is nothing to learn, and some losses divide by it.
+Strength = Annotated[float, Field(gt=0, le=100)]
 Coefficient = Annotated[float, Field(ge=0, le=1000)]
 TokenCount = Annotated[int, Field(ge=1, le=131072)]
 Temperature = Annotated[float, Field(gt=0, le=10)]
@@ -69,10 +71,27 @@ class WeightedLoss(ApiModel):
     """Its weight in the sum."""
 
 
+# Losses with the formula of which label smoothing is a part.
+_SMOOTHED = ("ExoPair", "Robust", "AOT", "AOTUnpaired")
+
+
 class DPO(ApiModel):
     """Direct Preference Optimisation (Rafailov et al. 2023, arXiv 2305.18290)."""
 
-    beta: Beta = 0.1
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"self.labelSmoothing == 0.0 || self.losses.exists(l, l.type in {list(_SMOOTHED)})",
+            message=f"`labelSmoothing` is part of the losses {', '.join(_SMOOTHED)} only",
+            check=lambda d: not d.label_smoothing or any(o.type in _SMOOTHED for o in d.losses),
+        ),
+        Rule(
+            cel="self.labelSmoothing > 0.0 || !self.losses.exists(l, l.type == 'ExoPair')",
+            message="the loss ExoPair needs a `labelSmoothing` above 0 (its authors take 0.001)",
+            check=lambda d: d.label_smoothing or all(o.type != "ExoPair" for o in d.losses),
+        ),
+    )
+
+    beta: Strength = 0.1
     """Strength of the pull to the reference."""
 
     losses: Annotated[
@@ -92,7 +111,7 @@ class DPO(ApiModel):
 class IPO(ApiModel):
     """Identity Preference Optimisation (Azar et al. 2023, arXiv 2310.12036)."""
 
-    beta: Beta = 0.1
+    beta: Strength = 0.1
     """Regularisation (tau in the paper)."""
 
     reference: Reference | None = None
@@ -102,7 +121,7 @@ class IPO(ApiModel):
 class KTO(ApiModel):
     """Kahneman-Tversky Optimisation (Ethayarajh et al. 2024, arXiv 2402.01306)."""
 
-    beta: Beta = 0.1
+    beta: Strength = 0.1
     """Strength of the pull to the reference."""
 
     desirable_weight: Coefficient = 1
@@ -118,14 +137,14 @@ class KTO(ApiModel):
 class ORPO(ApiModel):
     """Odds Ratio Preference Optimisation (Hong et al. 2024, arXiv 2403.07691)."""
 
-    beta: Beta = 0.1
+    beta: Strength = 0.1
     """Weight of the odds-ratio term (lambda in the paper)."""
 
 
 class CPO(ApiModel):
     """Contrastive Preference Optimisation (Xu et al. 2024, arXiv 2401.08417)."""
 
-    beta: Beta = 0.1
+    beta: Strength = 0.1
     """Strength of the preference term."""
 
     alpha: Coefficient = 1
@@ -135,7 +154,7 @@ class CPO(ApiModel):
 class SimPO(ApiModel):
     """Simple Preference Optimisation (Meng et al. 2024, arXiv 2405.14734)."""
 
-    beta: Beta = 2.0
+    beta: Strength = 2.0
     """Scale of the length-normalised reward."""
 
     gamma: Coefficient = 0.5

@@ -19,7 +19,7 @@ def test_the_minimal_job_is_supported() -> None:
     ("changes", "path"),
     [
         ({"model.task": "fill-mask"}, "model.task"),
-        ({"method.type": "DPO"}, "method.type"),
+        ({"method.type": "KTO"}, "method.type"),
         ({"tuning": {"type": "QLoRA", "quantization": {}}}, "tuning.type"),
         ({"tuning": {"lora": {"variant": "DoRA"}}}, "tuning.lora.variant"),
         ({"training.kernels": "Triton"}, "training.kernels"),
@@ -42,4 +42,4 @@ def test_a_field_without_behaviour_is_named(changes: dict[str, object], path: st
 
 
 def test_all_findings_are_given_at_once() -> None:
-    assert found({"method.type": "DPO", "output.merged": True}) == ["method.type", "output.merged"]
+    assert found({"method.type": "KTO", "output.merged": True}) == ["method.type", "output.merged"]

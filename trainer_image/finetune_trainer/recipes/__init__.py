@@ -20,6 +20,8 @@ Stage = Literal["run", "preflight"]
 # Method and task -> module of this folder and its class.
 _RECIPES: dict[tuple[MethodType, Task], tuple[str, str]] = {
     ("SFT", "text-generation"): ("sft", "SFT"),
+    ("DPO", "text-generation"): ("dpo", "DPO"),
+    ("IPO", "text-generation"): ("dpo", "IPO"),
 }
 
 

@@ -1,0 +1,162 @@
+"""TRL's trainer for DPO and its kin, on finished rows and with a reference of ours.
+
+Used by `recipes.dpo`. The losses between pairs are TRL's. Ours are: the reference, the SFT term of a
+mixture, means over the whole step, and figures of each pair alone.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import DPOTrainer
+
+from finetune_trainer.batches import Batch
+from finetune_trainer.foreign import Foreign, Model
+from finetune_trainer.preference.pairs import (
+    ROUNDING,
+    PairFigures,
+    accuracy,
+    chunks,
+    forward,
+)
+from finetune_trainer.preference.reference import NoReferenceModel, Reference
+from finetune_trainer.preference.step import Size, WholeStep
+from finetune_trainer.resolve import Settings
+
+
+class Recorder:
+    """Passes a call on to the model, and keeps what it gave.
+
+    Attributes:
+        outputs: Of the last call.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.outputs: Foreign = None
+
+    def __call__(self, **inputs: Foreign) -> Foreign:
+        """The model's outputs."""
+        self.outputs = self._model(**inputs)
+        return self.outputs
+
+
+class ReferencedPairs(WholeStep, DPOTrainer):
+    """Trains on pairs against a reference.
+
+    Args:
+        settings: Of the run.
+        make_reference: Gives the reference, once the model has the fused head.
+        precompute: Whether to ask the reference about all rows now, and never again.
+        likelihood: Weight of the SFT term.
+        arguments: Those of TRL's trainer.
+
+    Attributes:
+        first_likelihood: The SFT term of the first step by the reference, in nats, and its tokens.
+    """
+
+    train_dataset: Foreign
+    eval_dataset: Foreign
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        make_reference: Callable[[Model], Reference],
+        precompute: bool,
+        likelihood: float,
+        **arguments: Foreign,
+    ) -> None:
+        self._settings, self._likelihood = settings, likelihood
+        self.first_likelihood = [0.0, 0]
+        super().__init__(**arguments, ref_model=NoReferenceModel(arguments["model"].config))
+        # Log-probabilities of the reference come with each batch, whenever they were computed.
+        self.ref_model, self.precompute_ref_logps = None, True
+        self.reference: Reference | None = make_reference(self.model)
+        if self.eval_dataset is not None:
+            self.eval_dataset = self._with_reference(self.eval_dataset, self.reference)
+        if precompute:
+            self.train_dataset = self._with_reference(self.train_dataset, self.reference)
+            self.reference = None
+        else:
+            first = next(chunks(self.train_dataset, settings.micro_batch_size))
+            self.reference.require_switch(self.batch(first))
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Foreign) -> Dataset:
+        return dataset
+
+    def batch(self, rows: list[dict[str, Any]]) -> Batch:
+        """Rows as tensors on the device."""
+        batch: Batch = self.data_collator(rows)
+        return {name: tensor.to(self._settings.device) for name, tensor in batch.items()}
+
+    def size(self, batch: Batch) -> Size:
+        """Pairs, and tokens of the better answers."""
+        chosen = batch["completion_mask"][:, 1:].chunk(2)[0]
+        return Size(len(chosen), int(chosen.sum()))
+
+    def compute_loss(self, model: Model, inputs: Batch, *_: Foreign, **__: Foreign) -> torch.Tensor:
+        """The share of one forward pass in the loss of its step."""
+        if self.reference is not None:
+            inputs = inputs | _columns(self.reference.in_training(inputs))
+        recorder, share = Recorder(model), self.share(inputs)
+        loss = super().compute_loss(recorder, inputs) * share.rows
+        self._count_ties(inputs, recorder.outputs)
+        if self._likelihood:
+            if self.state.global_step == 0:
+                self.first_likelihood[0] -= float(inputs["ref_chosen_logps"].sum())
+                self.first_likelihood[1] += self.size(inputs).tokens
+            loss = loss + self._likelihood * share.tokens * self._surprise(inputs, recorder.outputs)
+        return loss
+
+    @torch.no_grad()
+    def pair_figures(self, batch: Batch) -> PairFigures:
+        """Loss and rewards of each pair alone; `batch` carries the reference's columns."""
+        outputs = forward(self.model, batch, self._settings)
+        pairs = [self._alone(batch, outputs, pair) for pair in range(self.size(batch).rows)]
+        loss, chosen, rejected = torch.tensor(pairs).T
+        return PairFigures(loss, chosen, rejected, self.beta * ROUNDING)
+
+    def _alone(self, batch: Batch, outputs: Foreign, pair: int) -> tuple[float, float, float]:
+        count = self.size(batch).rows
+        both = torch.tensor([pair, pair + count], device=outputs.log_probs.device)
+        rows = {
+            name: tensor[both] if len(tensor) == 2 * count else tensor[pair : pair + 1]
+            for name, tensor in batch.items()
+        }
+        of_pair = type(outputs)(
+            **{name: value[both] for name, value in outputs.items() if value.dim() == 2}
+        )
+        loss = float(super().compute_loss(lambda **_: of_pair, rows))
+        if self._likelihood:
+            loss += self._likelihood * float(self._surprise(rows, of_pair))
+        noted = self._metrics["eval"]
+        chosen, rejected = noted["rewards/chosen"][-1], noted["rewards/rejected"][-1]
+        noted.clear()
+        return loss, chosen, rejected
+
+    def _surprise(self, batch: Batch, outputs: Foreign) -> torch.Tensor:
+        chosen: torch.Tensor = outputs.log_probs.chunk(2)[0]
+        return -chosen.sum() / self.size(batch).tokens
+
+    def _count_ties(self, batch: Batch, outputs: Foreign) -> None:
+        chosen, rejected = outputs.log_probs.detach().sum(1).chunk(2)
+        margins = chosen - batch["ref_chosen_logps"] - rejected + batch["ref_rejected_logps"]
+        # TRL calls a tie wrong, and so an untrained policy worse than chance.
+        self._metrics["train"]["rewards/accuracies"][-1] = accuracy(margins, ROUNDING)
+
+    def _with_reference(self, rows: Dataset, reference: Reference) -> Dataset:
+        found = [
+            _columns(reference.before_training(self.batch(chunk)))
+            for chunk in chunks(rows, self._settings.micro_batch_size)
+        ]
+        for name in ("ref_chosen_logps", "ref_rejected_logps"):
+            values = [value for part in found for value in part[name].tolist()]
+            rows = rows.add_column(name, values)
+        return rows
+
+
+def _columns(sums: torch.Tensor) -> Batch:
+    chosen, rejected = sums.chunk(2)
+    return {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
