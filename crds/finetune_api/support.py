@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from finetune_api.meta import AUTO
 from finetune_api.v1alpha1.job import FineTuneJobSpec
+from finetune_api.v1alpha1.method import MethodType
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,17 @@ def _scheme(uri: str) -> str:
     return uri.partition("://")[0]
 
 
+# Methods that have a recipe.
+TRAINED: tuple[MethodType, ...] = (
+    "SFT",
+    "DPO",
+    "IPO",
+    "PPO",
+    "GRPO",
+    "RLOO",
+    "Distillation",
+)
+
 CHECKS: tuple[Check, ...] = (
     Check(
         "model.task",
@@ -49,8 +61,8 @@ CHECKS: tuple[Check, ...] = (
     Check("data.packing", lambda s: s.data.packing == "Enabled", "rows cannot be packed yet"),
     Check(
         "method.type",
-        lambda s: s.method.type not in ("SFT", "DPO", "IPO"),
-        "the methods are SFT, DPO and IPO in this version",
+        lambda s: s.method.type not in TRAINED,
+        f"the methods are {', '.join(TRAINED)} in this version",
     ),
     Check(
         "tuning.type",

@@ -98,6 +98,7 @@ class Reason(StrEnum):
     ONE_CLASS_ONLY = "OneClassOnly"
     TOO_MANY_DUPLICATES = "TooManyDuplicates"
     EVALUATION_LEAKED = "EvaluationLeaked"
+    NO_REWARD_SIGNAL = "NoRewardSignal"
     CHAT_TEMPLATE_ERROR = "ChatTemplateError"
     MODEL_NOT_FOUND = "ModelNotFound"
     UNSAFE_WEIGHTS = "UnsafeWeights"
@@ -272,6 +273,12 @@ MEANINGS: dict[Reason, Meaning] = {
         _USER,
         "Too many held-out rows stand among the training rows, so they would measure memory.",
         "Remove them from one side, or raise `data.limits.maxLeaked`.",
+    ),
+    Reason.NO_REWARD_SIGNAL: Meaning(
+        _USER,
+        "All answers to a prompt got the same reward, in every step.",
+        "Choose rewards that some answers reach, sample more answers, or begin from a model that was "
+        "fine-tuned on examples.",
     ),
     Reason.CHAT_TEMPLATE_ERROR: Meaning(
         _USER,

@@ -1,0 +1,140 @@
+"""Answers that a policy writes to a batch of prompts: sampled to learn from, or greedy to measure by.
+
+Used by the recipes of the online methods and by their evaluation. Prompts are padded on the left,
+answers on the right; a row is finished by any of its stop tokens, and what follows is masked.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from finetune_api.v1alpha1.method import Generation
+from finetune_trainer.foreign import CausalLM, Tokenizer
+from finetune_trainer.rollout import Rollout
+from finetune_trainer.stopping import stop_tokens
+
+# Rows that are generated side by side: without gradients, they cost their cache of keys and values only.
+ROWS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are written.
+
+    Attributes:
+        max_new_tokens: Longest answer.
+        temperature: Divides the logits. The policy that is trained is the one at this temperature.
+        top_p: Share of the probability that is drawn from.
+        stop_ids: Any of these tokens ends an answer.
+        pad_id: Fills up rows; what it means to the model does not matter.
+    """
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    stop_ids: tuple[int, ...]
+    pad_id: int
+
+
+def sampling(spec: Generation, model: CausalLM, tokenizer: Tokenizer) -> Sampling:
+    """The block `generation` of a method, with the stop tokens of model and tokenizer."""
+    stops = tuple(sorted(stop_ids(model, tokenizer)))
+    return Sampling(
+        spec.max_new_tokens, spec.temperature, spec.top_p, stops, tokenizer.pad_token_id
+    )
+
+
+def stop_ids(model: CausalLM, tokenizer: Tokenizer) -> set[int]:
+    """Every token that ends an answer: the end tokens of tokenizer, model and chat template."""
+    declared = model.generation_config.eos_token_id
+    known = declared if isinstance(declared, list) else [declared]
+    return {*stop_tokens(tokenizer), *(each for each in known if each is not None)}
+
+
+def write_answers(
+    model: CausalLM,
+    prompts: Sequence[Sequence[int]],
+    how: Sampling,
+    *,
+    seed: int | None = None,
+) -> Rollout:
+    """Answers to prompts.
+
+    Args:
+        model: Left in the mode that it was in.
+        prompts: Token ids of each prompt, at least one token.
+        how: Settings.
+        seed: Seeds the draws, so that they follow from it alone; None takes the likeliest token.
+    """
+    inputs, present = _left_padded(prompts, how.pad_id, model.device)
+    config = _generation_config(how, greedy=seed is None)
+    training = model.training
+    model.eval()
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.no_grad(), _sole_config(model, config):
+        torch.manual_seed(seed or 0)
+        written = [
+            model.generate(
+                input_ids=inputs[rows],
+                attention_mask=present[rows].long(),
+                generation_config=config,
+            )[:, inputs.shape[1] :]
+            for rows in _chunks(len(prompts))
+        ]
+    model.train(training)
+    width = max(part.shape[1] for part in written)
+    fill = [(0, width - part.shape[1]) for part in written]
+    padded = [
+        torch.nn.functional.pad(p, f, value=how.pad_id) for p, f in zip(written, fill, strict=True)
+    ]
+    return _finished(inputs, present, torch.cat(padded), how)
+
+
+def _finished(inputs: Tensor, present: Tensor, answers: Tensor, how: Sampling) -> Rollout:
+    stops = torch.isin(answers, torch.tensor(how.stop_ids, device=answers.device))
+    # True up to and with the first stop token: none was seen before.
+    mask = (stops.cumsum(1) - stops.long()) == 0
+    ended = stops.any(1)
+    return Rollout(inputs, present, torch.where(mask, answers, how.pad_id), mask, ended)
+
+
+def _left_padded(
+    prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    width = max(len(prompt) for prompt in prompts)
+    ids = [[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    present = [[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(present, device=device)
+
+
+def _generation_config(how: Sampling, *, greedy: bool) -> GenerationConfig:
+    drawn = {} if greedy else {"temperature": how.temperature, "top_p": how.top_p, "top_k": 0}
+    return GenerationConfig(
+        max_new_tokens=how.max_new_tokens,
+        do_sample=not greedy,
+        use_cache=True,
+        eos_token_id=list(how.stop_ids),
+        pad_token_id=how.pad_id,
+        **drawn,
+    )
+
+
+@contextmanager
+def _sole_config(model: CausalLM, config: GenerationConfig) -> Iterator[None]:
+    # What a call leaves open is taken from the model's own file, such as a repetition penalty or a
+    # top-k; answers would then be drawn from another policy than the one that is trained.
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own, inner.generation_config = inner.generation_config, config
+    try:
+        yield
+    finally:
+        inner.generation_config = own
+
+
+def _chunks(rows: int) -> Iterator[slice]:
+    for first in range(0, rows, ROWS_AT_ONCE):
+        yield slice(first, first + ROWS_AT_ONCE)

@@ -1,0 +1,144 @@
+"""A language model as PPO sees it: log-probabilities, values and a reference, and how it is updated.
+
+Made by `ppo.training`. The value head reads the last hidden state of the policy and sends no gradient
+back into it: learning values cannot bend the policy, which Stiennon et al. 2020 (arXiv 2009.01325)
+reach with a second network. It costs two small matrices in place of a second model.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from finetune_trainer.foreign import Model
+from finetune_trainer.ppo.algorithm import Judgement
+from finetune_trainer.reference import Reference, answer_logits, silence_dropout
+from finetune_trainer.rollout import Rollout
+
+# Wide enough for any hidden size; the head stays far below a per cent of the model.
+_HEAD_WIDTH = 256
+
+
+class ValueHead(nn.Module):
+    """From a hidden state to the expected return: one hidden layer, in float32, at first 0."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        width = min(hidden_size, _HEAD_WIDTH)
+        self.inner = nn.Linear(hidden_size, width)
+        self.outer = nn.Linear(width, 1)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Values of shape (rows, tokens) from hidden states (rows, tokens, hidden size)."""
+        values: Tensor = self.outer(torch.tanh(self.inner(hidden.float()))).squeeze(-1)
+        return values
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How gradients are applied.
+
+    Attributes:
+        policy: Optimiser of the policy.
+        values: Optimiser of the value head.
+        max_norm: Gradients of each are scaled down to this norm; 0 leaves them.
+        before: Called with gradients there, before each update.
+        after: Called after each update, with the gradients still there.
+    """
+
+    policy: torch.optim.Optimizer
+    values: torch.optim.Optimizer
+    max_norm: float
+    before: Callable[[], None]
+    after: Callable[[], None]
+
+
+class LanguagePolicy:
+    """A causal language model with its value head, its reference and its optimisers.
+
+    Attributes:
+        model: The policy; an adapter on it is what is trained, or all of it.
+        head: The value head.
+        reference: What the policy is compared with.
+        gradient_norm: Of the policy at the last update, before clipping.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        head: ValueHead,
+        optimization: Optimization,
+        *,
+        temperature: float,
+        precision: torch.dtype,
+    ) -> None:
+        """Take hold of the model.
+
+        Args:
+            reference: With the policy.
+            head: On the same device.
+            optimization: How gradients are applied.
+            temperature: Of the distributions that answers are drawn from.
+            precision: Arithmetic of the forward pass.
+        """
+        self.model: Model = reference.policy
+        self.head = head
+        self.gradient_norm = 0.0
+        self.reference = reference
+        self._optimization = optimization
+        self._temperature = temperature
+        self._precision = precision
+        self._hidden: list[Tensor] = []
+        silence_dropout(self.model)
+
+    def judge(self, rollout: Rollout) -> Judgement:
+        """See `algorithm.Policy`."""
+        output = self.model.get_output_embeddings()
+        hook = output.register_forward_pre_hook(lambda _, inputs: self._hidden.append(inputs[0]))
+        try:
+            logits = answer_logits(self.model, rollout, self._precision) / self._temperature
+        finally:
+            hook.remove()
+        hidden = self._hidden.pop()[:, -1 - logits.shape[1] : -1]
+        return Judgement(
+            _log_probabilities(logits, rollout),
+            _entropies(logits.detach()).masked_fill(~rollout.mask, 0),
+            self.head(hidden.detach()).masked_fill(~rollout.mask, 0),
+        )
+
+    @torch.no_grad()
+    def reference_log_probabilities(self, rollout: Rollout) -> Tensor:
+        """See `algorithm.Policy`."""
+        logits = self.reference.logits(rollout, self._precision) / self._temperature
+        return _log_probabilities(logits, rollout)
+
+    def update(self) -> None:
+        """See `algorithm.Policy`."""
+        how = self._optimization
+        how.before()
+        self.gradient_norm = _clip(how.policy, how.max_norm)
+        _clip(how.values, how.max_norm)
+        for optimizer in (how.policy, how.values):
+            optimizer.step()
+        how.after()
+        for optimizer in (how.policy, how.values):
+            optimizer.zero_grad()
+
+
+def _clip(optimizer: torch.optim.Optimizer, max_norm: float) -> float:
+    parameters: Sequence[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+    return float(nn.utils.clip_grad_norm_(parameters, max_norm or float("inf")))
+
+
+def _log_probabilities(logits: Tensor, rollout: Rollout) -> Tensor:
+    chosen = logits.gather(2, rollout.answers.unsqueeze(2)).squeeze(2)
+    return (chosen - logits.logsumexp(2)).masked_fill(~rollout.mask, 0)
+
+
+@torch.no_grad()
+def _entropies(logits: Tensor) -> Tensor:
+    probabilities = logits.softmax(2)
+    return logits.logsumexp(2) - (probabilities * logits).sum(2)

@@ -1,0 +1,128 @@
+"""The loop around the algorithm: prompts, answers, scores, steps, and what is told about them.
+
+Made by `recipes.ppo`, driven by `recipes.course`. A step takes `training.batchSize` prompts, writes one
+answer to each, scores them and makes `epochs` × `minibatches` updates; `training.maxSteps`, the schedule
+of the learning rate and the log all count such steps. Everything that is drawn in a step follows from
+the seed and the step's number.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from finetune_trainer.answering import Sampling, write_answers
+from finetune_trainer.data.rows import PromptRow
+from finetune_trainer.foreign import Foreign
+from finetune_trainer.ppo import known_answers
+from finetune_trainer.ppo.algorithm import Algorithm, Hyperparameters
+from finetune_trainer.ppo.policy import LanguagePolicy
+from finetune_trainer.resolve import Settings
+from finetune_trainer.rewards.judge import Judge
+from finetune_trainer.watch import Watch
+
+# Between the seeds of two steps, so that neighbouring seeds of jobs do not share them.
+_STRIDE = 1_000_003
+
+
+@dataclass
+class State:
+    """How far training is."""
+
+    global_step: int = 0
+
+
+class Training:
+    """One run of PPO.
+
+    Attributes:
+        state: How far it is.
+        policy: What is trained.
+        judge: Scores the answers.
+    """
+
+    def __init__(
+        self,
+        policy: LanguagePolicy,
+        judge: Judge,
+        rows: Sequence[PromptRow],
+        how: Sampling,
+        *,
+        settings: Settings,
+        hyperparameters: Hyperparameters,
+        schedules: Sequence[Foreign],
+        start_tolerance: float,
+        watch: Watch,
+    ) -> None:
+        self.state = State()
+        self.policy = policy
+        self.judge = judge
+        self.model = policy.model
+        self._rows = rows
+        self._how = how
+        self._settings = settings
+        self._schedules = schedules
+        self._watch = watch
+        self._tokens = 0
+        self._algorithm = Algorithm(
+            policy, hyperparameters, micro_batch=settings.micro_batch_size, seed=settings.seed
+        )
+        self._check = partial(
+            known_answers.check,
+            policy,
+            micro_batch=settings.micro_batch_size,
+            clip_range=hyperparameters.clip_range,
+            start=start_tolerance,
+        )
+
+    def train(self) -> None:
+        """All steps.
+
+        Raises:
+            TrainerError: What the watch raises; SanityCheckFailed before the first update.
+        """
+        self._watch.begin()
+        self.model.train()
+        for rows in batches(self._rows, self._settings):
+            figures = self._step(rows)
+            if self._told(figures):
+                break
+        self._watch.end(self.model)
+
+    def _step(self, rows: Sequence[PromptRow]) -> dict[str, float]:
+        step = self.state.global_step
+        prompts = [row.prompt_ids for row in rows]
+        seed = (self._settings.seed + _STRIDE * (step + 1)) % 2**63
+        rollout = write_answers(self.model, prompts, self._how, seed=seed)
+        scores = torch.tensor(self.judge.totals(rows, rollout), device=rollout.mask.device)
+        self._tokens += int(rollout.prompt_mask.sum() + rollout.mask.sum())
+        return self._algorithm.step(rollout, scores, None if step else self._check)
+
+    def _told(self, figures: dict[str, float]) -> bool:
+        self.state.global_step += 1
+        step = self.state.global_step
+        rate = self._schedules[0].get_last_lr()[0]
+        for schedule in self._schedules:
+            schedule.step()
+        self._watch.after_step(step, self.model)
+        logs = {
+            "loss": figures["policyLoss"] + figures["valueLoss"],
+            "learning_rate": rate,
+            "grad_norm": self.policy.gradient_norm,
+            "num_tokens": self._tokens,
+            **figures,
+        }
+        epoch = step * self._settings.batch_size / len(self._rows)
+        return self._watch.logged(step, epoch, logs, self.model)
+
+
+def batches(rows: Sequence[PromptRow], settings: Settings) -> Iterator[list[PromptRow]]:
+    """The prompts of each step: pass after pass over all rows, each in another order."""
+    order = torch.Generator().manual_seed(settings.seed)
+    waiting: list[int] = []
+    for _ in range(settings.total_steps):
+        while len(waiting) < settings.batch_size:
+            waiting += torch.randperm(len(rows), generator=order).tolist()
+        now, waiting = waiting[: settings.batch_size], waiting[settings.batch_size :]
+        yield [rows[index] for index in now]
