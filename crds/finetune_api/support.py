@@ -58,7 +58,6 @@ CHECKS: tuple[Check, ...] = (
         lambda s: s.model.task != "text-generation",
         "only text-generation is trained in this version",
     ),
-    Check("data.packing", lambda s: s.data.packing == "Enabled", "rows cannot be packed yet"),
     Check(
         "method.type",
         lambda s: s.method.type not in TRAINED,

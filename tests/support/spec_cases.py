@@ -131,6 +131,7 @@ INVALID = (
          "data.evaluation": {"fraction": 0.1}}, "no fraction"),
     Case("streaming by weight", {"data.streaming": True, "training": {"maxSteps": 9},
          "data.train": [{**FILES[0], "weight": 2}]}, "no `weight`"),
+    Case("pairs in packs", {**_method("DPO", "Preference"), "data.packing": "Enabled"}, "SFT of text-generation only"),
     Case("streaming in packs", {"data.streaming": True, "training": {"maxSteps": 9}, "data.packing": "Enabled"}, "not packed"),
     Case("streaming pairs", {**_method("DPO", "Preference"), "data.streaming": True, "training": {"maxSteps": 9}}, "SFT of text-generation only"),
     Case("both evaluations", {"data.evaluation": {"fraction": 0.1, "sources": FILES}}, "exactly one of"),

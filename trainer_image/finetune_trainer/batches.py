@@ -11,7 +11,11 @@ from typing import Any
 import torch
 from datasets import Dataset, IterableDataset
 
+from finetune_trainer.data.packed_row import PackedRow
 from finetune_trainer.data.rows import IGNORED, TokenRow
+
+# The one column besides ids and labels that TRL does not drop: tokens of each row in a sequence.
+PACKED = "seq_lengths"
 
 Batch = dict[str, torch.Tensor]
 
@@ -27,19 +31,45 @@ class Collator:
     pad_token_id: int
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
-        """`input_ids`, `labels` and `attention_mask`, each of shape (rows, longest row)."""
+        """`input_ids`, `labels` and `attention_mask`, each of shape (rows, longest row).
+
+        Packed rows have `position_ids` in place of the mask: they begin again with each row, by which
+        the model keeps rows apart, and with the padding, which is then nobody's.
+        """
         ids = [list(example["input_ids"]) for example in examples]
-        labels = [list(example["labels"]) for example in examples]
-        return {
+        batch = {
             "input_ids": _padded(ids, self.pad_token_id),
-            "labels": _padded(labels, IGNORED),
-            "attention_mask": _padded([[1] * len(row) for row in ids], 0),
+            "labels": _padded([list(example["labels"]) for example in examples], IGNORED),
         }
+        if PACKED not in examples[0]:
+            return {**batch, "attention_mask": _padded([[1] * len(row) for row in ids], 0)}
+        width = batch["input_ids"].shape[1]
+        positions = [_positions(example[PACKED], width) for example in examples]
+        return {**batch, "position_ids": torch.tensor(positions)}
 
     def of_rows(self, rows: Sequence[TokenRow], device: str) -> Batch:
         """The same of token rows, on a device."""
         batch = self([{"input_ids": row.input_ids, "labels": row.labels} for row in rows])
         return {name: tensor.to(device) for name, tensor in batch.items()}
+
+    def of_packed(self, packed: Sequence[PackedRow], device: str) -> Batch:
+        """The same of packed rows."""
+        batch = self([_columns(each) for each in packed])
+        return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def packed_dataset(packed: Sequence[PackedRow]) -> Dataset:
+    """Packed rows as TRL takes them."""
+    return Dataset.from_list([{**_columns(each), "length": each.length} for each in packed])
+
+
+def _columns(packed: PackedRow) -> dict[str, list[int]]:
+    return {"input_ids": packed.input_ids, "labels": packed.labels, PACKED: packed.lengths}
+
+
+def _positions(lengths: Sequence[int], width: int) -> list[int]:
+    parts = [*lengths, width - sum(lengths)]
+    return [position for length in parts for position in range(length)]
 
 
 def dataset(rows: Sequence[TokenRow]) -> Dataset:

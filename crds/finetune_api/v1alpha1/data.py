@@ -67,6 +67,19 @@ def format_rules() -> Iterator[Rule]:
         yield _needs(method, method, None, formats)
 
 
+def packing_rules() -> Iterator[Rule]:
+    """What the rest of the spec must say for `data.packing`."""
+    yield Rule(
+        cel="self.data.packing != 'Enabled' || (self.method.type == 'SFT'"
+        " && self.model.task == 'text-generation')",
+        message="`data.packing: Enabled` is there for SFT of text-generation only",
+        check=lambda s: (
+            s.data.packing != "Enabled"
+            or (s.method.type == "SFT" and s.model.task == "text-generation")
+        ),
+    )
+
+
 def streaming_rules() -> Iterator[Rule]:
     """What the rest of the spec must say for `data.streaming`."""
     yield Rule(
@@ -214,7 +227,9 @@ class Data(ApiModel):
     """Longest row in tokens (8 to 1048576); what is over is counted and reported, never silent."""
 
     packing: Literal["Auto", "Enabled", "Disabled"] = "Auto"
-    """Several short rows in one sequence, without attention across rows."""
+    """Several short rows in one sequence of `maxLength`, without attention across rows: proved with
+    the model on real rows before training. Batches then count sequences. `Auto` packs where that
+    saves at least half of the sequences, leaves at least 512, and batch size and steps are left open."""
 
     loss: Literal["Completions", "Assistant", "All"] = "Completions"
     """Which tokens carry loss: the completion (or the last assistant turn) only, every assistant

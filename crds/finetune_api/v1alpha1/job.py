@@ -7,7 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from finetune_api.meta import IMMUTABLE, ApiModel, DnsLabel, Rule, unchanged
-from finetune_api.v1alpha1.data import Data, DataSource, format_rules, streaming_rules
+from finetune_api.v1alpha1.data import (
+    Data,
+    DataSource,
+    format_rules,
+    packing_rules,
+    streaming_rules,
+)
 from finetune_api.v1alpha1.method import Method
 from finetune_api.v1alpha1.model import Model
 from finetune_api.v1alpha1.output import Checkpoints, Output, Storage, Tracking
@@ -27,6 +33,7 @@ class FineTuneJobSpec(ApiModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *format_rules(),
+        *packing_rules(),
         *streaming_rules(),
         Rule(
             cel="self.resources.nodes * (self.resources.gpusPerNode > 0 ? self.resources.gpusPerNode : 1)"

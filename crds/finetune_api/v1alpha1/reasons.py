@@ -130,6 +130,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     # The run itself.
     DIVERGED = "Diverged"
+    ROWS_NOT_ISOLATED = "RowsNotIsolated"
     SANITY_CHECK_FAILED = "SanityCheckFailed"
     OUTPUT_VERIFICATION_FAILED = "OutputVerificationFailed"
     INTERNAL_ERROR = "InternalError"
@@ -407,6 +408,11 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.DIVERGED: Meaning(
         FailureClass.DIVERGED, "The loss is no longer a number.", "Lower `training.learningRate`."
+    ),
+    Reason.ROWS_NOT_ISOLATED: Meaning(
+        _USER,
+        "With this model, rows that are packed into one sequence would see each other.",
+        "Set `data.packing: Disabled`.",
     ),
     Reason.SANITY_CHECK_FAILED: Meaning(
         _INTERNAL,

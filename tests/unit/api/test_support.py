@@ -23,7 +23,6 @@ def test_the_minimal_job_is_supported() -> None:
         ({"tuning": {"type": "QLoRA", "quantization": {}}}, "tuning.type"),
         ({"tuning": {"lora": {"variant": "DoRA"}}}, "tuning.lora.variant"),
         ({"training.kernels": "Triton"}, "training.kernels"),
-        ({"data.packing": "Enabled"}, "data.packing"),
         ({"data.train": [{"source": "job://first"}]}, "data.train[0].source"),
         ({"resources.gpusPerNode": 2}, "resources.gpusPerNode"),
         ({"resources.nodes": 2}, "resources.nodes"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from finetune_api.v1alpha1.status import Plan, Resolved
+from finetune_trainer.data.packed_row import PackedRow
 from finetune_trainer.data.rows import DataRow
 from finetune_trainer.data.treatment import Treatment
 
@@ -26,6 +27,7 @@ class Prepared(Generic[R]):
         resolved: What was decided here.
         label_names: Names of the classes or tags by number; empty for other tasks.
         treatment: What was cut and left out; empty if no row was.
+        packed: The training rows in sequences of several; None where each row stands alone.
         stream: Makes an endless iterator over the training rows, where `train` are but the first of
             them; None where `train` is all there is.
     """
@@ -37,4 +39,5 @@ class Prepared(Generic[R]):
     resolved: list[Resolved]
     label_names: tuple[str, ...] = ()
     treatment: Treatment = field(default_factory=Treatment)
+    packed: list[PackedRow] | None = None
     stream: Callable[[], Iterator[R]] | None = None

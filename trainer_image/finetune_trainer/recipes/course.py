@@ -106,6 +106,7 @@ def train(recipe: Recipe, ready: Ready) -> Trained:
     context.reporter.phase("LoadingModel")
     set_seed(ready.settings.seed)
     net = recipe.load(ready)
+    ready = recipe.settle(ready, net)
     plan = _with_parameters(ready, net)
     context.reporter.resolved(ready.resolved, plan)
     tensorboard = spec.tracking is None or spec.tracking.tensorboard

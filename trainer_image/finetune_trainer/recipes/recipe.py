@@ -104,6 +104,10 @@ class Recipe(ABC):
         checkpointing = settings.gradient_checkpointing
         return adapters.apply(base, spec.tuning, source.identity, checkpointing=checkpointing)
 
+    def settle(self, ready: Ready, net: Model) -> Ready:
+        """The run with what only the loaded model can decide."""
+        return ready
+
     def outline(self, ready: Ready) -> Model:
         """The same model without memory: every shape and every target, and not one weight.
 

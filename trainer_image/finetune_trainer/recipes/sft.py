@@ -4,20 +4,29 @@ The loop is that of TRL's SFTTrainer; rows, masks, checks and evaluation are our
 over the supervised tokens of the whole batch, however it is split.
 """
 
+from dataclasses import replace
+from typing import Any
+
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from finetune_trainer import verify
+from finetune_api.v1alpha1.job import FineTuneJobSpec
+from finetune_api.v1alpha1.reasons import Reason
+from finetune_api.v1alpha1.status import Resolved
+from finetune_trainer import isolation, model, verify
 from finetune_trainer.arguments import sft_arguments
-from finetune_trainer.batches import Batch, Collator, dataset, streaming_dataset
+from finetune_trainer.batches import Batch, Collator, dataset, packed_dataset, streaming_dataset
 from finetune_trainer.callback import WatchCallback
 from finetune_trainer.context import Context
+from finetune_trainer.data import packing
 from finetune_trainer.data.prepare import token_rows
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import TokenRow
+from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluation import TokenLoss, mean_loss
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
 from finetune_trainer.recipes.recipe import Ready, Recipe, given
+from finetune_trainer.resolve import Machine, Settings, resolve
 from finetune_trainer.sanity import KnownAnswer, as_before_training
 from finetune_trainer.watch import Measures, Watch
 
@@ -42,7 +51,11 @@ class FirstStep(SFTTrainer):
         if self.state.global_step == 0:
             with as_before_training(model):
                 self.unchanged.add(model, inputs)
-        return super().compute_loss(model, inputs, *rest, **named)
+        loss = super().compute_loss(model, inputs, *rest, **named)
+        if "position_ids" in inputs:
+            # Of packed rows TRL counts one sequence a batch.
+            self._total_train_tokens += inputs["input_ids"][1:].numel()
+        return loss
 
 
 class SFT(Recipe):
@@ -51,8 +64,42 @@ class SFT(Recipe):
     def prepare(
         self, context: Context, tokenizer: Tokenizer, config: ModelConfig
     ) -> Prepared[TokenRow]:
-        """Token rows with masks."""
-        return token_rows(given(context, tokenizer, config))
+        """Token rows with masks, packed where that is wanted or worth it."""
+        data, notes = packing.decide(
+            context.run.spec, token_rows(given(context, tokenizer, config))
+        )
+        return replace(data, resolved=[*data.resolved, *notes])
+
+    def resolve(
+        self, spec: FineTuneJobSpec, machine: Machine, data: Prepared[Any]
+    ) -> tuple[Settings, list[Resolved]]:
+        """Every setting; with packing, batches and steps count sequences."""
+        return resolve(spec, machine, len(data.packed or data.train), data.max_length)
+
+    def settle(self, ready: Ready, net: Model) -> Ready:
+        """The run as it is, once it is proved that rows in one sequence do not see each other.
+
+        Raises:
+            TrainerError: RowsNotIsolated if they do and packing was demanded.
+        """
+        if not ready.data.packed:
+            return ready
+        found = isolation.prove(net, ready.data.packed, _collator(ready), ready.settings)
+        if found.holds:
+            note = Resolved(field="data.packing.isolation", value="proved", why=str(found))
+            return replace(ready, resolved=[*ready.resolved, note])
+        if ready.spec.data.packing == "Enabled":
+            raise TrainerError(Reason.ROWS_NOT_ISOLATED, f"{ready.context.base.uri}: {found}")
+        return self._unpacked(ready, found)
+
+    def _unpacked(self, ready: Ready, found: isolation.Isolation) -> Ready:
+        data = replace(ready.data, packed=None)
+        machine = model.machine(laptop=ready.context.laptop)
+        settings, chosen = self.resolve(ready.spec, machine, data)
+        chosen.append(Resolved(field="data.packing", value="Disabled", why=str(found)))
+        again = {choice.field for choice in chosen}
+        kept = [choice for choice in ready.resolved if choice.field not in again]
+        return replace(ready, data=data, settings=settings, resolved=[*kept, *chosen])
 
     def build_trainer(self, ready: Ready, net: Model, watch: Watch) -> Foreign:
         """TRL's trainer with our rows, our collator and our watch."""
@@ -90,6 +137,8 @@ class SFT(Recipe):
 
 
 def _train_dataset(ready: Ready) -> Foreign:
+    if ready.data.packed:
+        return packed_dataset(ready.data.packed)
     if ready.data.stream is None:
         return dataset(ready.data.train)
     return streaming_dataset(ready.data.stream)
