@@ -118,6 +118,7 @@ INVALID = (
     Case("DPO on chats", _method("DPO", "Messages"), "DPO needs data of format Preference"),
     Case("SFT on pairs", _method("SFT", "Preference"), "SFT of text-generation needs data of format"),
     Case("weighted evaluation", {"data.evaluation": {"sources": [{**FILES[0], "weight": 2}]}}, "no `weight`"),
+    Case("preferences for masks", {**_method("DPO", "Preference"), "model.task": "fill-mask"}, "the task has one method, SFT"),
     Case("chats for classes", {"model.task": "text-classification", "data.format": "Messages"},
          "SFT of text-classification needs data of format Labelled"),
     Case("classes for text", {"data.format": "Labelled"}, "SFT of text-generation needs"),

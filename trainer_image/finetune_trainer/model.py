@@ -77,17 +77,22 @@ def set_pad_token(tokenizer: Tokenizer) -> list[Resolved]:
     return [Resolved(field="model.padToken", value=token, why=why)]
 
 
+def family(folder: Path, source: str) -> str:
+    """The model's `model_type`, such as `llama`.
+
+    Raises:
+        TrainerError: UnsupportedModel.
+    """
+    return _read_config(folder, source).model_type
+
+
 def load_config(folder: Path, source: str, head: Head = CAUSAL) -> ModelConfig:
     """The model's configuration, if transformers has this head for it.
 
     Raises:
         TrainerError: UnsupportedModel.
     """
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        message = f"{source}/{CONFIG}: {_brief(error)}"
-        raise TrainerError(Reason.UNSUPPORTED_MODEL, message) from error
+    config = _read_config(folder, source)
     known = head.architectures(config.model_type)
     declared = json.loads((folder / CONFIG).read_text("utf-8")).get("architectures") or list(known)
     # A head that generates cannot start fresh, so the base must have it.
@@ -96,6 +101,14 @@ def load_config(folder: Path, source: str, head: Head = CAUSAL) -> ModelConfig:
         message = f"{source}/{CONFIG}: {named} is not {head.words} that is known here"
         raise TrainerError(Reason.UNSUPPORTED_MODEL, message)
     return config
+
+
+def _read_config(folder: Path, source: str) -> ModelConfig:
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        message = f"{source}/{CONFIG}: {_brief(error)}"
+        raise TrainerError(Reason.UNSUPPORTED_MODEL, message) from error
 
 
 def position_limit(config: ModelConfig) -> int | None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from finetune_api.meta import IMMUTABLE, ApiModel, DnsLabel, Rule, unchanged
+from finetune_api.v1alpha1.compatibility import rules as compatibility_rules
 from finetune_api.v1alpha1.data import (
     Data,
     DataSource,
@@ -35,6 +36,7 @@ class FineTuneJobSpec(ApiModel):
         *format_rules(),
         *packing_rules(),
         *streaming_rules(),
+        *compatibility_rules(),
         Rule(
             cel="self.resources.nodes * (self.resources.gpusPerNode > 0 ? self.resources.gpusPerNode : 1)"
             " > 1 || self.distributed.strategy in ['Auto', 'DDP'] || self.distributed.offload != 'None'",

@@ -105,6 +105,7 @@ class Reason(StrEnum):
     CORRUPT_MODEL = "CorruptModel"
     REMOTE_CODE_REFUSED = "RemoteCodeRefused"
     UNSUPPORTED_MODEL = "UnsupportedModel"
+    UNSUPPORTED_COMBINATION = "UnsupportedCombination"
     TARGET_MODULES_NOT_FOUND = "TargetModulesNotFound"
     BUCKET_NOT_FOUND = "BucketNotFound"
     STORAGE_ACCESS_DENIED = "StorageAccessDenied"
@@ -306,6 +307,11 @@ MEANINGS: dict[Reason, Meaning] = {
         _USER,
         "The architecture or the tokenizer cannot be used for this task.",
         "Check `config.json` and the tokenizer files of the model.",
+    ),
+    Reason.UNSUPPORTED_COMBINATION: Meaning(
+        _USER,
+        "This method or tuning does not work for this task or on this kind of model.",
+        "The message says why; docs/reference/compatibility.md lists what works.",
     ),
     Reason.TARGET_MODULES_NOT_FOUND: Meaning(
         _USER,

@@ -13,7 +13,7 @@ from transformers import set_seed
 
 from finetune_api.records import Report
 from finetune_api.v1alpha1.status import Evaluation, Metric, Plan, Resolved
-from finetune_trainer import adapters, heads, model, publish, samples, save, verify
+from finetune_trainer import adapters, compatible, heads, model, publish, samples, save, verify
 from finetune_trainer.context import Context
 from finetune_trainer.data import contract as contracts
 from finetune_trainer.data.prepared import Prepared
@@ -76,6 +76,7 @@ def prepare(recipe: Recipe, context: Context, machine: Machine | None = None) ->
     context.reporter.phase("PreparingData")
     machine = machine or model.machine(laptop=context.laptop)
     spec, base = context.run.spec, context.base
+    compatible.refuse(spec, model.family(base.folder, base.uri))
     config = model.load_config(base.folder, base.uri, recipe.head(spec))
     tokenizer = model.load_tokenizer(base.tokenizer, base.uri, spec.data.chat_template)
     padding = model.set_pad_token(tokenizer)
