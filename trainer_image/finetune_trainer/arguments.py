@@ -1,15 +1,14 @@
-"""Our names for settings, translated to those of transformers, TRL and PEFT.
+"""Our names for settings, translated to those of transformers and TRL.
 
-The only place that knows theirs. A test compares every name with the fields of the installed classes,
-because they are renamed from release to release and an unknown one fails only when the pod has its
-GPU.
+The only place that knows theirs; PEFT's are in `tuning`. A test compares every name with the fields of
+the installed classes, because they are renamed from release to release and an unknown one fails only
+when the pod has its GPU.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from finetune_api.v1alpha1.tuning import LoRA
 from finetune_trainer.resolve import Settings
 
 SCHEDULERS = {"Cosine": "cosine", "Linear": "linear", "Constant": "constant_with_warmup"}
@@ -57,14 +56,6 @@ SFT_FIXED: dict[str, Any] = {
     "loss_type": "nll",
 }
 
-# Argument of LoraConfig -> its value.
-LORA_FROM_SPEC: dict[str, Callable[[LoRA], Any]] = {
-    "r": lambda lora: lora.rank,
-    "lora_alpha": lambda lora: lora.alpha,
-    "lora_dropout": lambda lora: lora.dropout,
-}
-LORA_FIXED: dict[str, Any] = {"task_type": "CAUSAL_LM", "bias": "none"}
-
 
 def trainer_arguments(settings: Settings, folder: Path) -> dict[str, Any]:
     """Keyword arguments of `transformers.TrainingArguments` and of every class that extends it.
@@ -80,9 +71,3 @@ def trainer_arguments(settings: Settings, folder: Path) -> dict[str, Any]:
 def sft_arguments(settings: Settings, folder: Path) -> dict[str, Any]:
     """Keyword arguments of `trl.SFTConfig`."""
     return {**trainer_arguments(settings, folder), **SFT_FIXED}
-
-
-def lora_arguments(lora: LoRA, targets: list[str]) -> dict[str, Any]:
-    """Keyword arguments of `peft.LoraConfig`; `targets` are in PEFT's terms."""
-    chosen = {name: value(lora) for name, value in LORA_FROM_SPEC.items()}
-    return {**LORA_FIXED, **chosen, "target_modules": targets}

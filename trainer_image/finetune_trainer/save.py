@@ -48,12 +48,17 @@ def save_model(
     if full:
         model.to(dtype).save_pretrained(folder)
     else:
-        # The base keeps its embeddings, and PEFT would look on the hub whether to store them.
-        model.save_pretrained(folder, save_embedding_layers=False)
-        _sort_targets(folder / "adapter_config.json")
+        save_adapter(model, folder)
     if model.can_generate():
         stopping.write(folder, stopping.generation_config(base, tokenizer))
     tokenizer.save_pretrained(folder)
+
+
+def save_adapter(model: Model, folder: Path) -> None:
+    """Write the adapter, the same for equal runs."""
+    # The base keeps its embeddings, and PEFT would look on the hub whether to store them.
+    model.save_pretrained(folder, save_embedding_layers=False)
+    _sort_names(folder / "adapter_config.json")
 
 
 def save_records(folder: Path, facts: Facts) -> None:
@@ -68,10 +73,12 @@ def save_records(folder: Path, facts: Facts) -> None:
     (folder / "README.md").write_text(model_card(facts), "utf-8")
 
 
-def _sort_targets(path: Path) -> None:
-    # PEFT keeps them in a set: equal runs would publish different files.
+def _sort_names(path: Path) -> None:
+    # PEFT keeps them in sets: equal runs would publish different files.
     config = json.loads(path.read_text("utf-8"))
-    config["target_modules"] = sorted(config["target_modules"])
+    for name, value in config.items():
+        if isinstance(value, list) and all(isinstance(each, str) for each in value):
+            config[name] = sorted(set(value))
     _write_json(path, config)
 
 

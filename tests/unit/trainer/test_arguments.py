@@ -3,12 +3,10 @@
 from dataclasses import fields
 from pathlib import Path
 
-from peft import LoraConfig
 from transformers.trainer_utils import SchedulerType
 from trl import SFTConfig
 
 from finetune_api.v1alpha1.training import Scheduler
-from finetune_api.v1alpha1.tuning import LoRA
 from finetune_trainer import arguments
 from finetune_trainer.resolve import Settings
 
@@ -41,14 +39,6 @@ def test_every_argument_of_the_trainer_exists(tmp_path: Path) -> None:
     assert (config.seed, config.warmup_steps, config.max_steps) == (7, 1, 10)
     assert not config.bf16
     assert not config.gradient_checkpointing
-
-
-def test_every_argument_of_lora_exists() -> None:
-    known = {field.name for field in fields(LoraConfig)}
-    given = arguments.lora_arguments(LoRA(rank=8, alpha=16, dropout=0.1), ["q_proj"])
-    assert set(given) <= known
-    config = LoraConfig(**given)
-    assert (config.r, config.lora_alpha, config.lora_dropout) == (8, 16, 0.1)
 
 
 def test_every_supported_schedule_has_a_name() -> None:

@@ -12,13 +12,15 @@ from safetensors.torch import load_file, save_file
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.tuning import Tuning
-from finetune_trainer import adapters, model, save, verify
+from finetune_trainer import model, save, verify
 from finetune_trainer.batches import Collator
 from finetune_trainer.data.rows import IGNORED, TokenRow
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.heads import CAUSAL
 from finetune_trainer.model_files import ADAPTER
 from finetune_trainer.resolve import Settings
 from finetune_trainer.sources import ModelSource
+from finetune_trainer.tuning.apply import apply
 
 SOURCE = "s3://b/base"
 SETTINGS = Settings(
@@ -48,7 +50,7 @@ def published(model_folder: Path, tmp_path: Path) -> tuple[Path, verify.Referenc
     config = model.load_config(model_folder, SOURCE)
     source = ModelSource.of_folder(model_folder, SOURCE)
     base = model.load_model(source, config, "Float32", "cpu")
-    net: Any = adapters.apply(base, Tuning(), SOURCE, checkpointing=False)
+    net: Any = apply(base, Tuning(), SOURCE, CAUSAL, checkpointing=False)
     torch.manual_seed(3)
     with torch.no_grad():
         for name, parameter in net.named_parameters():

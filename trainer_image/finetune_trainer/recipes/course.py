@@ -13,7 +13,7 @@ from transformers import set_seed
 
 from finetune_api.records import Report
 from finetune_api.v1alpha1.status import Evaluation, Metric, Plan, Resolved
-from finetune_trainer import adapters, compatible, heads, model, publish, samples, save, verify
+from finetune_trainer import compatible, heads, model, publish, samples, save, verify
 from finetune_trainer.context import Context
 from finetune_trainer.data import contract as contracts
 from finetune_trainer.data.prepared import Prepared
@@ -26,6 +26,7 @@ from finetune_trainer.resolve import Machine
 from finetune_trainer.sanity import KnownAnswer, fingerprints, require_movement
 from finetune_trainer.storage import Place
 from finetune_trainer.training_log import TrainingLog
+from finetune_trainer.tuning.targets import count_parameters
 from finetune_trainer.watch import Measures, Watch, Watched
 
 
@@ -215,7 +216,7 @@ def verify_published(
 
 
 def _with_parameters(ready: Ready, net: Model) -> Plan:
-    trainable, total = adapters.count_parameters(net)
+    trainable, total = count_parameters(net)
     counts = {"trainable_parameters": trainable, "total_parameters": total}
     return ready.data.plan.model_copy(update=counts)
 

@@ -11,10 +11,11 @@ from finetune_api.records import Report
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
-from finetune_trainer import adapters, model
+from finetune_trainer import model
 from finetune_trainer.memory import estimate, in_words
 from finetune_trainer.recipes.recipe import Ready, Recipe
 from finetune_trainer.resolve import Machine
+from finetune_trainer.tuning.targets import count_parameters
 
 FORESEEN = "a GPU that is not here yet"
 _OF_THE_GPU = "resources.gpusPerNode"
@@ -48,7 +49,7 @@ def complete(recipe: Recipe, ready: Ready) -> Ready:
         TrainerError: TargetModulesNotFound, InvalidSpec or UnsupportedModel, as when it is loaded.
     """
     outline = recipe.outline(ready)
-    trainable, total = adapters.count_parameters(outline)
+    trainable, total = count_parameters(outline)
     memory = estimate(outline, ready.config, ready.spec, ready.settings)
     found = {
         "trainable_parameters": trainable,

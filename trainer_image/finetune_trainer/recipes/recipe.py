@@ -12,7 +12,7 @@ from typing import Any
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.status import Resolved
 from finetune_api.v1alpha1.tuning import Tuning
-from finetune_trainer import adapters, heads, model
+from finetune_trainer import heads, model
 from finetune_trainer.batches import Batch
 from finetune_trainer.context import Context
 from finetune_trainer.data.given import Given
@@ -21,6 +21,7 @@ from finetune_trainer.early_stopping import Criterion
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
 from finetune_trainer.resolve import Machine, Settings, resolve
 from finetune_trainer.sanity import KnownAnswer
+from finetune_trainer.tuning.apply import apply
 from finetune_trainer.watch import Measures, Watch
 
 
@@ -102,7 +103,7 @@ class Recipe(ABC):
         base = model.load_model(source, ready.config, settings.weights, settings.device, head)
         model.check_vocabulary(ready.tokenizer, base, source.uri)
         checkpointing = settings.gradient_checkpointing
-        return adapters.apply(base, spec.tuning, source.identity, checkpointing=checkpointing)
+        return apply(base, spec.tuning, source.identity, head, checkpointing=checkpointing)
 
     def settle(self, ready: Ready, net: Model) -> Ready:
         """The run with what only the loaded model can decide."""
@@ -115,10 +116,11 @@ class Recipe(ABC):
             TrainerError: What `load` raises about tuning and vocabulary.
         """
         spec, source = ready.spec, ready.context.base
-        base = model.outline(ready.config, self.head(spec))
+        head = self.head(spec)
+        base = model.outline(ready.config, head)
         model.check_vocabulary(ready.tokenizer, base, source.uri)
         with model.on_meta():
-            return adapters.apply(base, _shapes(spec.tuning), source.identity, checkpointing=False)
+            return apply(base, _shapes(spec.tuning), source.identity, head, checkpointing=False)
 
     @abstractmethod
     def build_trainer(self, ready: Ready, net: Model, watch: Watch) -> Foreign:

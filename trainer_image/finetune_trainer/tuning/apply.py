@@ -1,0 +1,49 @@
+"""The model with its trainable parameters chosen, by `tuning.type`.
+
+Called by the recipes between loading and training, and on the model's outline in the preflight. What is
+particular to a kind of adapter is in its module.
+"""
+
+from collections.abc import Callable
+
+from peft import PeftConfig, get_peft_model
+
+from finetune_api.v1alpha1.reasons import Reason
+from finetune_api.v1alpha1.tuning import Tuning, TuningType
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.foreign import Model
+from finetune_trainer.heads import Head
+from finetune_trainer.tuning import lora
+
+Configure = Callable[[Model, Tuning, Head], PeftConfig]
+
+# Kind of adapter -> what makes PEFT's configuration for a model; raises TrainerError.
+CONFIGURATIONS: dict[TuningType, Configure] = {
+    "LoRA": lora.config,
+}
+
+
+def apply(model: Model, tuning: Tuning, source: str, head: Head, *, checkpointing: bool) -> Model:
+    """The model with its trainable parameters chosen.
+
+    Args:
+        model: The loaded base model.
+        tuning: The block of the spec.
+        source: URI of the base model, which the adapter names.
+        head: Which head the model carries; PEFT stores one that starts fresh with the adapter.
+        checkpointing: Whether activations are recomputed.
+
+    Raises:
+        TrainerError: TargetModulesNotFound or InvalidSpec.
+    """
+    if tuning.type == "Full":
+        return model.requires_grad_(True)
+    if tuning.type not in CONFIGURATIONS:
+        raise TrainerError(Reason.INVALID_SPEC, f"`tuning.type`: {tuning.type} is not trained here")
+    if checkpointing:
+        # Without it, no gradient reaches the adapters through the frozen embeddings.
+        model.enable_input_require_grads()
+    config = CONFIGURATIONS[tuning.type](model, tuning, head)
+    adapted = get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = source
+    return adapted
