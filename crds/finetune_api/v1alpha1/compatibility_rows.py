@@ -47,6 +47,8 @@ class Refusal:
 DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gpt2")
 PREFERENCES: tuple[MethodType, ...] = ("Reward", "DPO", "IPO", "KTO", "ORPO", "CPO", "SimPO")
 ONLINE: tuple[MethodType, ...] = ("PPO", "GRPO", "RLOO", "Distillation")
+# Names of PEFT's that `tuning.type: Other` takes.
+OTHERS = ("LOHA", "LOKR", "VERA", "OFT")
 # Tasks whose model is not a decoder with a language-model head.
 SUPERVISED: tuple[Task, ...] = (
     "text2text-generation",
