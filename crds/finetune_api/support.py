@@ -44,6 +44,7 @@ def _scheme(uri: str) -> str:
 # Methods that have a recipe.
 TRAINED: tuple[MethodType, ...] = (
     "SFT",
+    "Reward",
     "DPO",
     "IPO",
     "PPO",

@@ -1,9 +1,30 @@
-"""Preference data in which the better answer names the right colour, and tiny rows of token ids."""
+"""Preference data in which the better answer names the right colour, tiny rows of token ids, and settings
+of short runs on them."""
 
 import random
 from typing import Any
 
+from finetune_trainer.resolve import Settings
 from support.tiny_models import COLOURS, pairs
+
+SETTINGS = Settings(
+    device="cpu",
+    precision="Float32",
+    weights="Float32",
+    gradient_checkpointing=False,
+    max_length=64,
+    batch_size=4,
+    micro_batch_size=2,
+    total_steps=3,
+    learning_rate=1e-3,
+    weight_decay=0.0,
+    scheduler="Constant",
+    warmup_steps=0,
+    max_gradient_norm=1.0,
+    seed=7,
+    log_every=1,
+    evaluate_every=None,
+)
 
 
 def preferences(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
@@ -14,6 +35,18 @@ def preferences(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
             "prompt": row["prompt"],
             "chosen": row["completion"],
             "rejected": f"The colour of the thing is {_other(row['completion'], draw)}.",
+        }
+        for row in pairs(count, seed=seed)
+    ]
+
+
+def manners(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
+    """Prompts with an answer and a refusal, which even a score of the last tokens tells apart."""
+    return [
+        {
+            "prompt": row["prompt"],
+            "chosen": row["completion"],
+            "rejected": f"{row['completion']} But why would I know?",
         }
         for row in pairs(count, seed=seed)
     ]

@@ -57,6 +57,15 @@ def dpo_arguments(settings: Settings, folder: Path, block: DPO) -> dict[str, Any
     }
 
 
+def reward_arguments(settings: Settings, folder: Path, center: float) -> dict[str, Any]:
+    """Keyword arguments of `trl.RewardConfig`."""
+    return {
+        **trainer_arguments(settings, folder),
+        **ROWS_ARE_READY,
+        "center_rewards_coefficient": center or None,
+    }
+
+
 def likelihood(losses: list[WeightedLoss]) -> float:
     """Weight of the SFT term, which is a mean over the tokens of a whole step."""
     return sum(loss.weight for loss in losses if loss.type == "SFT")

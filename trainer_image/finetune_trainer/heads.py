@@ -4,6 +4,7 @@ Recipes name their head; `model` loads it. A head that the base does not have st
 `model` tells; any other missing tensor is a damaged model.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import transformers
@@ -11,6 +12,13 @@ from transformers.models.auto import modeling_auto
 
 from finetune_api.v1alpha1.model import Task
 from finetune_trainer.foreign import Foreign, ModelConfig
+
+
+def name_labels(config: ModelConfig, labels: Sequence[str]) -> None:
+    """Give a configuration these classes, by number."""
+    config.num_labels = len(labels)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: number for number, label in enumerate(labels)}
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,12 @@ def family(folder: Path, source: str) -> str:
     return _read_config(folder, source).model_type
 
 
+def tell_padding(model: Model, tokenizer: Tokenizer) -> None:
+    """Tell a classifier its pad token: on a decoder, it reads the last token that is another one."""
+    if not model.can_generate():
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
 def load_config(folder: Path, source: str, head: Head = CAUSAL) -> ModelConfig:
     """The model's configuration, if transformers has this head for it.
 

@@ -8,8 +8,14 @@ from dataclasses import replace
 
 from finetune_trainer import merge
 from finetune_trainer.foreign import Model, ModelConfig, Tokenizer
-from finetune_trainer.heads import CAUSAL, OF_TASK, SEQUENCE_CLASSIFICATION, Head
-from finetune_trainer.model import load_config, load_model, load_tokenizer, set_pad_token
+from finetune_trainer.heads import CAUSAL, OF_TASK, SEQUENCE_CLASSIFICATION, Head, name_labels
+from finetune_trainer.model import (
+    load_config,
+    load_model,
+    load_tokenizer,
+    set_pad_token,
+    tell_padding,
+)
 from finetune_trainer.output_manifest import OutputManifest
 from finetune_trainer.sources import ModelSource
 
@@ -45,6 +51,7 @@ def load_source(
         net = merge.attach(net, source.adapters[-1], source.uri)
     tokenizer = load_tokenizer(source.tokenizer, source.uri, None)
     set_pad_token(tokenizer)
+    tell_padding(net, tokenizer)
     return net.requires_grad_(False).eval(), tokenizer
 
 
@@ -57,7 +64,5 @@ def config_of(source: ModelSource, head: Head) -> ModelConfig:
     strict = head if source.adapters else replace(head, fresh=())
     config = load_config(source.folder, source.uri, strict)
     if source.labels:
-        config.num_labels = len(source.labels)
-        config.id2label = dict(enumerate(source.labels))
-        config.label2id = {label: number for number, label in enumerate(source.labels)}
+        name_labels(config, source.labels)
     return config

@@ -16,9 +16,9 @@ from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluation import autocast
 from finetune_trainer.foreign import Model
-from finetune_trainer.heads import CAUSAL, Head
+from finetune_trainer.heads import CAUSAL, Head, name_labels
 from finetune_trainer.merge import attach
-from finetune_trainer.model import load_config, load_model
+from finetune_trainer.model import load_config, load_model, load_tokenizer, tell_padding
 from finetune_trainer.output_manifest import OutputFile, Verification
 from finetune_trainer.resolve import Settings
 from finetune_trainer.selection import sha256
@@ -70,7 +70,13 @@ def check_digests(folder: Path, expected: Sequence[OutputFile]) -> None:
 
 
 def reopen(
-    folder: Path, base: ModelSource, settings: Settings, head: Head = CAUSAL, *, full: bool
+    folder: Path,
+    base: ModelSource,
+    settings: Settings,
+    head: Head = CAUSAL,
+    labels: Sequence[str] | None = None,
+    *,
+    full: bool,
 ) -> Model:
     """Load the output as anybody would.
 
@@ -79,6 +85,7 @@ def reopen(
         base: The model that was tuned.
         settings: For device and precision.
         head: Which head the model carries.
+        labels: Names of the classes, if the model has any.
         full: Whether all weights were tuned.
 
     Raises:
@@ -87,12 +94,16 @@ def reopen(
     whole = ModelSource.of_folder(folder, "the output") if full else base
     try:
         config = load_config(whole.folder, whole.uri, head)
+        if labels:
+            name_labels(config, labels)
         model = load_model(whole, config, settings.weights, settings.device, head)
-        return model if full else attach(model, folder, "the output")
+        model = model if full else attach(model, folder, "the output")
+        tell_padding(model, load_tokenizer(folder, "the output", None))
     except TrainerError as error:
         raise _failed(f"the output cannot be loaded: {error.message}") from error
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         raise _failed(f"the output cannot be loaded: {type(error).__name__}: {error}") from error
+    return model
 
 
 def compare(model: Model, trained: Reference, settings: Settings) -> Verification:

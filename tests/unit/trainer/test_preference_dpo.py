@@ -24,26 +24,8 @@ from finetune_trainer.preference.dpo_trainer import ReferencedPairs
 from finetune_trainer.preference.known_answers import AT_REFERENCE
 from finetune_trainer.preference.reference import Reference
 from finetune_trainer.resolve import Settings
-from support.preference_data import ids
+from support.preference_data import SETTINGS, ids
 
-SETTINGS = Settings(
-    device="cpu",
-    precision="Float32",
-    weights="Float32",
-    gradient_checkpointing=False,
-    max_length=64,
-    batch_size=4,
-    micro_batch_size=2,
-    total_steps=3,
-    learning_rate=1e-3,
-    weight_decay=0.0,
-    scheduler="Constant",
-    warmup_steps=0,
-    max_gradient_norm=1.0,
-    seed=7,
-    log_every=1,
-    evaluate_every=None,
-)
 LN2 = log(2)
 SMOOTHED = ("ExoPair", "Robust", "AOT", "AOTUnpaired")
 

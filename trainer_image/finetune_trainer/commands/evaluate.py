@@ -8,6 +8,8 @@ import io
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from transformers import set_seed
+
 from finetune_api.run_file import RunFile
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Evaluation
@@ -135,6 +137,8 @@ def _context(given: RunFile, place: Workplace) -> Context:
 def _measure(recipe: Recipe, ready: Ready, tuned: ModelSource | None) -> Measures:
     """The figures of the model before training, or of the tuned one."""
     if tuned is None:
+        # A head that the base does not have starts as it did.
+        set_seed(ready.settings.seed)
         net = recipe.load(ready)
     else:
         settings, head = ready.settings, recipe.head(ready.spec)

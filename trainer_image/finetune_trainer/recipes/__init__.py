@@ -22,6 +22,7 @@ _RECIPES: dict[tuple[MethodType, Task], tuple[str, str]] = {
     ("SFT", "text-generation"): ("sft", "SFT"),
     ("DPO", "text-generation"): ("dpo", "DPO"),
     ("IPO", "text-generation"): ("dpo", "IPO"),
+    ("Reward", "text-generation"): ("reward", "Reward"),
     ("PPO", "text-generation"): ("ppo", "PPO"),
     ("GRPO", "text-generation"): ("grpo", "GRPO"),
     ("RLOO", "text-generation"): ("rloo", "RLOO"),

@@ -80,7 +80,7 @@ def prepare(recipe: Recipe, context: Context, machine: Machine | None = None) ->
     compatible.refuse(spec, model.family(base.folder, base.uri))
     config = model.load_config(base.folder, base.uri, recipe.head(spec))
     tokenizer = model.load_tokenizer(base.tokenizer, base.uri, spec.data.chat_template)
-    padding = model.set_pad_token(tokenizer)
+    padding = recipe.pad(tokenizer)
     data = keep_contract(recipe.prepare(context, tokenizer, config), context, tokenizer)
     settings, chosen = recipe.resolve(spec, machine, data)
     resolved = [*context.resolved, *context.examples.resolved, *data.resolved, *padding, *chosen]
@@ -211,7 +211,7 @@ def verify_published(
     folder = publish.fetch_back(place, context.scratch / "verify")
     verify.check_digests(folder, files)
     full, head = ready.spec.tuning.type == "Full", recipe.head(ready.spec)
-    reopened = verify.reopen(folder, context.base, ready.settings, head, full=full)
+    reopened = verify.reopen(folder, context.base, ready.settings, head, trained.labels, full=full)
     return verify.compare(reopened, trained.reference, ready.settings)
 
 

@@ -86,6 +86,10 @@ class Recipe(ABC):
         """The kind of model that is trained."""
         return heads.OF_TASK[spec.model.task]
 
+    def pad(self, tokenizer: Tokenizer) -> list[Resolved]:
+        """Give the tokenizer a pad token if it has none, and say which."""
+        return model.set_pad_token(tokenizer)
+
     @abstractmethod
     def prepare(self, context: Context, tokenizer: Tokenizer, config: ModelConfig) -> Prepared[Any]:
         """The rows as token ids."""

@@ -45,5 +45,9 @@ def apply(model: Model, tuning: Tuning, source: str, head: Head, *, checkpointin
         model.enable_input_require_grads()
     config = CONFIGURATIONS[tuning.type](model, tuning, head)
     adapted = get_peft_model(model, config)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad and parameter.is_floating_point():
+            # PEFT does so for its own; in bfloat16, a head would lose small updates.
+            parameter.data = parameter.data.float()
     adapted.peft_config["default"].base_model_name_or_path = source
     return adapted

@@ -1,0 +1,81 @@
+"""TRL's trainer for reward models, on finished rows.
+
+Used by `recipes.reward`. The loss is TRL's; ours are means over the whole step, the loss of the model
+before training, and figures of each pair alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.nn.functional import logsigmoid
+from trl import RewardTrainer
+
+from finetune_trainer.batches import Batch
+from finetune_trainer.data.rows import PreferenceRow
+from finetune_trainer.evaluation import autocast
+from finetune_trainer.foreign import Foreign, Model
+from finetune_trainer.preference.pairs import PairFigures
+from finetune_trainer.preference.step import Size, WholeStep
+from finetune_trainer.resolve import Settings
+from finetune_trainer.sanity import as_before_training
+
+
+def dataset(rows: Sequence[PreferenceRow]) -> Dataset:
+    """The rows as this trainer takes them: each answer together with its prompt."""
+    return Dataset.from_dict(
+        {
+            "chosen_ids": [row.prompt_ids + row.chosen_ids for row in rows],
+            "rejected_ids": [row.prompt_ids + row.rejected_ids for row in rows],
+            "length": [row.length for row in rows],
+        }
+    )
+
+
+class ScoredPairs(WholeStep, RewardTrainer):
+    """Trains a model with one output to score the better answer higher.
+
+    Args:
+        settings: Of the run.
+        center: Weight of the pull of both scores to zero.
+        arguments: Those of TRL's trainer.
+
+    Attributes:
+        unchanged: The loss of the model before training on the rows of the first step.
+    """
+
+    def __init__(self, *, settings: Settings, center: float, **arguments: Foreign) -> None:
+        self._settings, self._center = settings, center
+        self.unchanged = 0.0
+        super().__init__(**arguments)
+
+    def batch(self, rows: list[dict[str, Any]]) -> Batch:
+        """Rows as tensors on the device."""
+        batch: Batch = self.data_collator(rows)
+        return {name: tensor.to(self._settings.device) for name, tensor in batch.items()}
+
+    def size(self, batch: Batch) -> Size:
+        """Pairs."""
+        return Size(len(batch["input_ids"]) // 2)
+
+    def compute_loss(self, model: Model, inputs: Batch, *_: Foreign, **__: Foreign) -> torch.Tensor:
+        """The share of one forward pass in the loss of its step."""
+        share = self.share(inputs).rows
+        if self.state.global_step == 0:
+            with as_before_training(model):
+                loss = float(self.pair_figures(inputs, model).loss.mean())
+            self.unchanged += share * loss / len(self._passes)
+        # TRL writes into the batch that it is given.
+        loss_of_pass: torch.Tensor = super().compute_loss(model, dict(inputs))
+        return loss_of_pass * share
+
+    @torch.no_grad()
+    def pair_figures(self, batch: Batch, model: Model = None) -> PairFigures:
+        """Loss and scores of each pair alone; the model in training unless another is given."""
+        net = model if model is not None else self.model
+        with autocast(self._settings):
+            scores = net(**batch).logits.squeeze(-1).float()
+        chosen, rejected = scores.chunk(2)
+        loss = -logsigmoid(chosen - rejected) + self._center * (chosen + rejected).square()
+        return PairFigures(loss, chosen, rejected, tie=0.0)
