@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from finetune_api.meta import AUTO
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.method import MethodType
+from finetune_api.v1alpha1.model import Task
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,14 @@ TRAINED: tuple[MethodType, ...] = (
     "Distillation",
 )
 
+# Tasks that have a recipe.
+TASKS: tuple[Task, ...] = ("text-generation", "text2text-generation")
+
 CHECKS: tuple[Check, ...] = (
     Check(
         "model.task",
-        lambda s: s.model.task != "text-generation",
-        "only text-generation is trained in this version",
+        lambda s: s.model.task not in TASKS,
+        f"the tasks are {', '.join(TASKS)} in this version",
     ),
     Check(
         "method.type",

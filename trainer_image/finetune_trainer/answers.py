@@ -67,13 +67,23 @@ def prompt_text(tokenizer: Tokenizer, prompt: Prompt, origin: str) -> str:
     return str(text)
 
 
-def prompt_ids(tokenizer: Tokenizer, prompt: Prompt, origin: str) -> list[int]:
+def prompt_ids(
+    tokenizer: Tokenizer, prompt: Prompt, origin: str, *, encoder: bool = False
+) -> list[int]:
     """The prompt's token ids; plain text gets what the tokenizer puts before texts.
+
+    Args:
+        tokenizer: Of the model.
+        prompt: Text or messages.
+        origin: What messages call it.
+        encoder: Whether an encoder reads it, which was trained on texts with their end token.
 
     Raises:
         TrainerError: As for `prompt_text`, or DataInvalid for an empty prompt.
     """
     text = prompt_text(tokenizer, prompt, origin)
+    if encoder:
+        return list(tokenizer(text)["input_ids"])
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if isinstance(prompt, str) and tokenizer.bos_token_id in tokenizer("a")["input_ids"][:1]:
         ids = [tokenizer.bos_token_id, *ids]

@@ -56,6 +56,13 @@ SFT_FIXED: dict[str, Any] = {
     "loss_type": "nll",
 }
 
+# Arguments of transformers' own trainers that are the same for every run.
+LABEL_FIXED: dict[str, Any] = {
+    # Collators take the columns that they know; the model's `forward` does not name them all.
+    "remove_unused_columns": False,
+    "include_num_input_tokens_seen": "non_padding",
+}
+
 
 def trainer_arguments(settings: Settings, folder: Path) -> dict[str, Any]:
     """Keyword arguments of `transformers.TrainingArguments` and of every class that extends it.
@@ -71,3 +78,8 @@ def trainer_arguments(settings: Settings, folder: Path) -> dict[str, Any]:
 def sft_arguments(settings: Settings, folder: Path) -> dict[str, Any]:
     """Keyword arguments of `trl.SFTConfig`."""
     return {**trainer_arguments(settings, folder), **SFT_FIXED}
+
+
+def label_arguments(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Keyword arguments of `transformers.TrainingArguments` and `Seq2SeqTrainingArguments`."""
+    return {**trainer_arguments(settings, folder), **LABEL_FIXED}

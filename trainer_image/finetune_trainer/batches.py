@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset, IterableDataset
 
 from finetune_trainer.data.packed_row import PackedRow
-from finetune_trainer.data.rows import IGNORED, TokenRow
+from finetune_trainer.data.rows import IGNORED, SequenceRow, TokenRow
 
 # The one column besides ids and labels that TRL does not drop: tokens of each row in a sequence.
 PACKED = "seq_lengths"
@@ -22,7 +22,7 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Collator:
-    """Makes batches, padded on the right to their longest row.
+    """Makes batches, padded on the right to their longest row; the labels of sequence rows to theirs.
 
     Attributes:
         pad_token_id: Fills up shorter rows.
@@ -47,7 +47,7 @@ class Collator:
         positions = [_positions(example[PACKED], width) for example in examples]
         return {**batch, "position_ids": torch.tensor(positions)}
 
-    def of_rows(self, rows: Sequence[TokenRow], device: str) -> Batch:
+    def of_rows(self, rows: Sequence[TokenRow | SequenceRow], device: str) -> Batch:
         """The same of token rows, on a device."""
         batch = self([{"input_ids": row.input_ids, "labels": row.labels} for row in rows])
         return {name: tensor.to(device) for name, tensor in batch.items()}
@@ -72,13 +72,13 @@ def _positions(lengths: Sequence[int], width: int) -> list[int]:
     return [position for length in parts for position in range(length)]
 
 
-def dataset(rows: Sequence[TokenRow]) -> Dataset:
-    """The rows as TRL takes them; `length` serves the sampler that groups by it."""
+def dataset(rows: Sequence[TokenRow | SequenceRow]) -> Dataset:
+    """The rows as trainers take them; `length` serves the sampler that groups by it."""
     return Dataset.from_dict(
         {
             "input_ids": [row.input_ids for row in rows],
             "labels": [row.labels for row in rows],
-            "length": [len(row.input_ids) for row in rows],
+            "length": [row.length for row in rows],
         }
     )
 

@@ -114,7 +114,8 @@ class _Shape:
     def logits(self, tokens: int, spec: FineTuneJobSpec) -> int:
         if spec.model.task in ("text-classification", "token-classification"):
             return 0
-        rows = min(tokens, LOGIT_ROWS) if spec.method.type in _CHUNKED else tokens
+        chunked = spec.method.type in _CHUNKED and spec.model.task == "text-generation"
+        rows = min(tokens, LOGIT_ROWS) if chunked else tokens
         # Logits and their gradient, in float32.
         return 0 if spec.method.type == "Reward" else 2 * 4 * rows * self.vocabulary
 

@@ -50,7 +50,8 @@ def save_model(
     else:
         save_adapter(model, folder)
     if model.can_generate():
-        stopping.write(folder, stopping.generation_config(base, tokenizer))
+        start = getattr(model.config, "decoder_start_token_id", None)
+        stopping.write(folder, stopping.generation_config(base, tokenizer, start))
     tokenizer.save_pretrained(folder)
 
 

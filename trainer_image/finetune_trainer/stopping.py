@@ -21,12 +21,15 @@ def stop_tokens(tokenizer: Tokenizer) -> list[int]:
     return sorted(token for token in found if token is not None)
 
 
-def generation_config(base: ModelSource, tokenizer: Tokenizer) -> dict[str, Any]:
+def generation_config(
+    base: ModelSource, tokenizer: Tokenizer, start: int | None = None
+) -> dict[str, Any]:
     """The base model's generation config, with every token that this tokenizer stops at.
 
     Args:
         base: The model that was tuned; of a chain, the newest config counts.
         tokenizer: With the chat template that was trained on.
+        start: The token that a decoder of an encoder-decoder model begins with.
     """
     config = _stored(base)
     stops = config.get("eos_token_id")
@@ -34,6 +37,8 @@ def generation_config(base: ModelSource, tokenizer: Tokenizer) -> dict[str, Any]
     stop_ids = sorted({*stop_tokens(tokenizer), *(each for each in known if each is not None)})
     config["eos_token_id"] = stop_ids[0] if len(stop_ids) == 1 else stop_ids
     config["pad_token_id"] = tokenizer.pad_token_id
+    if start is not None:
+        config.setdefault("decoder_start_token_id", start)
     return config
 
 

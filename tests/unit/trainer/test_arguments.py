@@ -3,6 +3,7 @@
 from dataclasses import fields
 from pathlib import Path
 
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.trainer_utils import SchedulerType
 from trl import SFTConfig
 
@@ -39,6 +40,13 @@ def test_every_argument_of_the_trainer_exists(tmp_path: Path) -> None:
     assert (config.seed, config.warmup_steps, config.max_steps) == (7, 1, 10)
     assert not config.bf16
     assert not config.gradient_checkpointing
+
+
+def test_every_argument_of_the_trainers_of_labels_exists(tmp_path: Path) -> None:
+    given = arguments.label_arguments(SETTINGS, tmp_path)
+    for kind in (TrainingArguments, Seq2SeqTrainingArguments):
+        assert set(given) <= {field.name for field in fields(kind)}
+        assert kind(**given).train_batch_size == 2
 
 
 def test_every_supported_schedule_has_a_name() -> None:

@@ -43,8 +43,9 @@ def run(
         TrainerError: The output cannot be had, or is no model to talk with.
     """
     uri = found.uri
-    if head_of(found.output.manifest if found.output else None) is not CAUSAL:
-        message = f"{uri} does not write texts, so there is nobody to talk with"
+    head = head_of(found.output.manifest if found.output else None)
+    if head is not CAUSAL:
+        message = f"{uri} is {head.words}, so there is nobody to talk with"
         raise TrainerError(Reason.UNSUPPORTED_MODEL, message, "Use `finetune-trainer generate`.")
     model, tokenizer = output.load(place.fetch(found), found.output)
     if not tokenizer.chat_template:

@@ -80,10 +80,10 @@ def stream_answer(
     model: Model, tokenizer: Tokenizer, asked: Asked, sampling: Sampling, stream: TextIO
 ) -> str:
     """Write the answer to one prompt as it comes; returns its text."""
-    ids = answers.prompt_ids(tokenizer, asked.prompt, asked.origin)
+    encoder = model.config.is_encoder_decoder
+    ids = answers.prompt_ids(tokenizer, asked.prompt, asked.origin, encoder=encoder)
     # An encoder-decoder's streamer never sees the prompt.
-    skip = not model.config.is_encoder_decoder
-    streamer: Foreign = Streamed(tokenizer, stream, skip_prompt=skip)
+    streamer: Foreign = Streamed(tokenizer, stream, skip_prompt=not encoder)
     written = answers.answer(model, tokenizer, [ids], sampling, streamer)[0]
     return str(tokenizer.decode(written, skip_special_tokens=True))
 
@@ -99,7 +99,10 @@ def _rendered(
 def _answer_all(
     model: Model, tokenizer: Tokenizer, asked: Sequence[Asked], sampling: Sampling, stream: TextIO
 ) -> None:
-    ids = [answers.prompt_ids(tokenizer, each.prompt, each.origin) for each in asked]
+    encoder = model.config.is_encoder_decoder
+    ids = [
+        answers.prompt_ids(tokenizer, each.prompt, each.origin, encoder=encoder) for each in asked
+    ]
     for first in range(0, len(asked), BATCH):
         batch = slice(first, first + BATCH)
         written = answers.answer(model, tokenizer, ids[batch], sampling)

@@ -20,6 +20,7 @@ Stage = Literal["run", "preflight"]
 # Method and task -> module of this folder and its class.
 _RECIPES: dict[tuple[MethodType, Task], tuple[str, str]] = {
     ("SFT", "text-generation"): ("sft", "SFT"),
+    ("SFT", "text2text-generation"): ("text2text", "Text2Text"),
     ("DPO", "text-generation"): ("dpo", "DPO"),
     ("IPO", "text-generation"): ("dpo", "IPO"),
     ("Reward", "text-generation"): ("reward", "Reward"),

@@ -1,0 +1,1 @@
+"""Supervised tasks beside text generation: their trainer, batches, figures. Used by their recipes."""

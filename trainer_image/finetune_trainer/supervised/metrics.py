@@ -1,0 +1,59 @@
+"""Accuracy, precision, recall and F1 from counts. Pure; used by the recipes of the supervised tasks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How often something was found.
+
+    Attributes:
+        hits: Found, and there.
+        found: Found at all.
+        there: There at all.
+    """
+
+    hits: int
+    found: int
+    there: int
+
+    @property
+    def precision(self) -> float:
+        """Share of what was found that is there; 0 if nothing was found."""
+        return self.hits / self.found if self.found else 0.0
+
+    @property
+    def recall(self) -> float:
+        """Share of what is there that was found; 0 if nothing is there."""
+        return self.hits / self.there if self.there else 0.0
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of both: 2 · hits / (found + there)."""
+        both = self.found + self.there
+        return 2 * self.hits / both if both else 0.0
+
+
+def accuracy(pairs: Sequence[tuple[int, int]]) -> float:
+    """Share of pairs (right, said) that are equal; 0 without any."""
+    return sum(right == said for right, said in pairs) / len(pairs) if pairs else 0.0
+
+
+def macro_f1(pairs: Sequence[tuple[int, int]]) -> float:
+    """The mean of the F1 of each class, whatever its size.
+
+    Args:
+        pairs: What is right and what was said. Classes that are neither do not count.
+    """
+    classes = sorted({each for pair in pairs for each in pair})
+    found = [_of_class(pairs, each).f1 for each in classes]
+    return sum(found) / len(found) if found else 0.0
+
+
+def _of_class(pairs: Sequence[tuple[int, int]], number: int) -> Counts:
+    return Counts(
+        hits=sum(right == said == number for right, said in pairs),
+        found=sum(said == number for _, said in pairs),
+        there=sum(right == number for right, _ in pairs),
+    )
