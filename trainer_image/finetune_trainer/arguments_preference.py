@@ -66,6 +66,11 @@ def reward_arguments(settings: Settings, folder: Path, center: float) -> dict[st
     }
 
 
+def answer_arguments(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Keyword arguments of `transformers.TrainingArguments` for the trainers of our own losses."""
+    return {**trainer_arguments(settings, folder), "remove_unused_columns": False}
+
+
 def likelihood(losses: list[WeightedLoss]) -> float:
     """Weight of the SFT term, which is a mean over the tokens of a whole step."""
     return sum(loss.weight for loss in losses if loss.type == "SFT")

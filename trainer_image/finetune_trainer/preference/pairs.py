@@ -76,18 +76,26 @@ def answer_labels(batch: Batch) -> torch.Tensor:
     return batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
 
 
-def forward(model: Model, batch: Batch, settings: Settings) -> Foreign:
+def forward(
+    model: Model, batch: Batch, settings: Settings, labels: torch.Tensor | None = None
+) -> Foreign:
     """Log-probabilities of answer tokens, by the fused head that TRL gives a model.
+
+    Args:
+        model: With that head.
+        batch: Ids with masks, of shape (sequences, tokens).
+        settings: For the precision.
+        labels: The ids of other tokens than the answers', -100 elsewhere.
 
     Returns:
         TRL's `FusedCausalLMOutput`; its `log_probs` are of shape (sequences, tokens - 1), with zeros
-        where there is no answer.
+        where there is no label.
     """
     with autocast(settings):
         return model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
-            labels=answer_labels(batch),
+            labels=answer_labels(batch) if labels is None else labels,
             fused_lm_head=True,
         )
 
