@@ -77,16 +77,6 @@ CHECKS: tuple[Check, ...] = (
         "tuning is Full or LoRA in this version",
     ),
     Check(
-        "tuning.lora.variant",
-        lambda s: s.tuning.lora is not None and s.tuning.lora.variant != "Standard",
-        "only the Standard variant is trained in this version",
-    ),
-    Check(
-        "tuning.lora.learningRateRatio",
-        lambda s: s.tuning.lora is not None and s.tuning.lora.learning_rate_ratio is not None,
-        "LoRA+ is not there yet",
-    ),
-    Check(
         "training.optimizer",
         lambda s: s.training.optimizer not in (AUTO, "AdamW"),
         "the optimizer is AdamW in this version",

@@ -18,7 +18,7 @@ from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer import merge
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.foreign import Model, ModelConfig, Tokenizer
+from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
 from finetune_trainer.heads import CAUSAL, Head
 from finetune_trainer.model_files import CONFIG, weight_files
 from finetune_trainer.resolve import Machine
@@ -150,7 +150,12 @@ def check_weights(folder: Path, source: str) -> None:
 
 
 def load_model(
-    source: ModelSource, config: ModelConfig, precision: str, device: str, head: Head = CAUSAL
+    source: ModelSource,
+    config: ModelConfig,
+    precision: str,
+    device: str,
+    head: Head = CAUSAL,
+    packed: Foreign = None,
 ) -> Model:
     """The model with its weights, adapters of earlier jobs merged in.
 
@@ -163,18 +168,31 @@ def load_model(
         precision: `Float32` or `BFloat16`: the dtype of the weights.
         device: `cpu` or `cuda`.
         head: Which head it carries; one that may be fresh is made if the base has none.
+        packed: transformers' configuration of a quantised model, for a source without adapters.
 
     Raises:
         TrainerError: CorruptModel if tensors are missing or have other shapes.
     """
     wanted = DTYPES[precision]
-    if not source.adapters:
-        return _load_whole(source.folder, source.uri, config, wanted, head).to(device)
-    stored = stored_dtype(source.folder)
-    model = _load_whole(source.folder, source.uri, config, stored, head)
+    if source.adapters:
+        return _cast(load_merged(source, config, head), wanted).to(device)
+    if packed is None:
+        return _load_whole(source, config, wanted, head).to(device)
+    # bitsandbytes packs weights on the way to their device.
+    place = {"quantization_config": packed, "device_map": {"": device}}
+    return _load_whole(source, config, wanted, head, **place)
+
+
+def load_merged(source: ModelSource, config: ModelConfig, head: Head) -> Model:
+    """The model in the dtype that it is stored in, on the CPU, adapters of earlier jobs merged in.
+
+    Raises:
+        TrainerError: As `load_model`.
+    """
+    model = _load_whole(source, config, stored_dtype(source.folder), head)
     for folder in source.adapters:
         model = merge.merge(model, folder, source.uri)
-    return _cast(model, wanted).to(device)
+    return model
 
 
 def _cast(model: Model, dtype: torch.dtype) -> Model:
@@ -186,12 +204,12 @@ def _cast(model: Model, dtype: torch.dtype) -> Model:
 
 
 def _load_whole(
-    folder: Path, source: str, config: ModelConfig, dtype: torch.dtype, head: Head
+    source: ModelSource, config: ModelConfig, dtype: torch.dtype, head: Head, **place: Foreign
 ) -> Model:
-    check_weights(folder, source)
+    check_weights(source.folder, source.uri)
     try:
         model, info = head.loader.from_pretrained(
-            folder,
+            source.folder,
             config=config,
             dtype=dtype,
             local_files_only=True,
@@ -199,13 +217,14 @@ def _load_whole(
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=bool(head.fresh),
+            **place,
         )
     except (RuntimeError, ValueError, OSError, SafetensorError, KeyError) as error:
         if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
             raise
-        message = f"{source}: the weights cannot be loaded: {_brief(error)}"
+        message = f"{source.uri}: the weights cannot be loaded: {_brief(error)}"
         raise TrainerError(Reason.CORRUPT_MODEL, message) from error
-    _refuse_missing(info, source, head)
+    _refuse_missing(info, source.uri, head)
     # The cache of keys and values is for generation.
     model.config.use_cache = False
     return model

@@ -14,6 +14,7 @@ from finetune_trainer import stopping
 from finetune_trainer.foreign import Model, Tokenizer
 from finetune_trainer.model_card import Facts, model_card
 from finetune_trainer.sources import ModelSource
+from finetune_trainer.tuning import starts
 
 # The job for people, to be applied again; and for `evaluate` the whole run file.
 JOB, RUN_FILE = "job.yaml", "run.json"
@@ -59,6 +60,7 @@ def save_adapter(model: Model, folder: Path) -> None:
     """Write the adapter, the same for equal runs."""
     # The base keeps its embeddings, and PEFT would look on the hub whether to store them.
     model.save_pretrained(folder, save_embedding_layers=False)
+    starts.convert(folder, model)
     _sort_names(folder / "adapter_config.json")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from finetune_api.v1alpha1.reasons import Reason
+from finetune_api.v1alpha1.tuning import Quantization
 from finetune_trainer.batches import Batch, Collator
 from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.errors import TrainerError
@@ -18,11 +19,12 @@ from finetune_trainer.evaluation import autocast
 from finetune_trainer.foreign import Model
 from finetune_trainer.heads import CAUSAL, Head, name_labels
 from finetune_trainer.merge import attach
-from finetune_trainer.model import load_config, load_model, load_tokenizer, tell_padding
+from finetune_trainer.model import load_config, load_tokenizer, tell_padding
 from finetune_trainer.output_manifest import OutputFile, Verification
 from finetune_trainer.resolve import Settings
 from finetune_trainer.selection import sha256
 from finetune_trainer.sources import ModelSource
+from finetune_trainer.tuning.base import load_base
 
 # A logit is a sum over the hidden size: rounding grows with the size of the logits.
 TOLERANCES = {"Float32": 1e-5, "BFloat16": 2e-2}
@@ -77,8 +79,10 @@ def reopen(
     labels: Sequence[str] | None = None,
     *,
     full: bool,
+    quantization: Quantization | None = None,
+    scratch: Path | None = None,
 ) -> Model:
-    """Load the output as anybody would.
+    """Load the output as anybody would, its base held as it was in training.
 
     Args:
         folder: The output, as fetched from storage.
@@ -87,6 +91,8 @@ def reopen(
         head: Which head the model carries.
         labels: Names of the classes, if the model has any.
         full: Whether all weights were tuned.
+        quantization: How the base was held in training.
+        scratch: Where a merged base lies or may be written; beside the output, if nothing is said.
 
     Raises:
         TrainerError: OutputVerificationFailed if tensors are missing or left over.
@@ -96,7 +102,15 @@ def reopen(
         config = load_config(whole.folder, whole.uri, head)
         if labels:
             name_labels(config, labels)
-        model = load_model(whole, config, settings.weights, settings.device, head)
+        model = load_base(
+            whole,
+            config,
+            settings.weights,
+            settings.device,
+            head,
+            quantization=quantization,
+            scratch=scratch or folder.parent,
+        )
         model = model if full else attach(model, folder, "the output")
         tell_padding(model, load_tokenizer(folder, "the output", None))
     except TrainerError as error:

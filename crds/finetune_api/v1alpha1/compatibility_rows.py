@@ -83,4 +83,23 @@ REFUSALS: tuple[Refusal, ...] = (
         tasks=("text-generation",),
         families=("t5",),
     ),
+    Refusal(
+        "LoftQ starts from what quantisation lost, and this base is not quantised; use QLoRA",
+        tunings=("LoRA",),
+        variants=("LoftQ",),
+    ),
+    Refusal(
+        "PiSSA and OLoRA take their start away from the base before it is quantised, so that nobody "
+        "else would have that base; use LoftQ with QLoRA",
+        tunings=("QLoRA",),
+        variants=("PiSSA", "OLoRA"),
+        silent="the start would be taken from weights that quantisation has changed",
+    ),
+    Refusal(
+        "what LoftQ learned makes up for a quantised base; in weights that are not quantised it would "
+        "be an error; publish the adapter alone",
+        variants=("LoftQ",),
+        merged=True,
+        silent="the merged weights carry the quantisation error with the opposite sign",
+    ),
 )

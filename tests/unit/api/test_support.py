@@ -20,8 +20,7 @@ def test_the_minimal_job_is_supported() -> None:
     [
         ({"model.task": "fill-mask"}, "model.task"),
         ({"method.type": "KTO"}, "method.type"),
-        ({"tuning": {"type": "QLoRA", "quantization": {}}}, "tuning.type"),
-        ({"tuning": {"lora": {"variant": "DoRA"}}}, "tuning.lora.variant"),
+        ({"tuning": {"type": "AdaLoRA"}}, "tuning.type"),
         ({"training.kernels": "Triton"}, "training.kernels"),
         ({"data.train": [{"source": "job://first"}]}, "data.train[0].source"),
         ({"resources.gpusPerNode": 2}, "resources.gpusPerNode"),

@@ -26,6 +26,7 @@ from finetune_trainer.resolve import Machine
 from finetune_trainer.sanity import KnownAnswer, fingerprints, require_movement
 from finetune_trainer.storage import Place
 from finetune_trainer.training_log import TrainingLog
+from finetune_trainer.tuning import optimizer
 from finetune_trainer.tuning.targets import count_parameters
 from finetune_trainer.watch import Measures, Watch, Watched
 
@@ -122,6 +123,9 @@ def train(recipe: Recipe, ready: Ready) -> Trained:
 
     watch = watch_over(recipe, ready, log, measure, known_answer)
     trainer = recipe.build_trainer(ready, net, watch)
+    if spec.tuning.quantization:
+        optimizer.hold_in_float32(net)
+    optimizer.install(trainer, net, spec.tuning)
     before = measure() if ready.data.evaluation else None
     questions = questions_of(recipe, ready)
     said_before = samples.ask(net, ready.tokenizer, questions)
@@ -211,7 +215,16 @@ def verify_published(
     folder = publish.fetch_back(place, context.scratch / "verify")
     verify.check_digests(folder, files)
     full, head = ready.spec.tuning.type == "Full", recipe.head(ready.spec)
-    reopened = verify.reopen(folder, context.base, ready.settings, head, trained.labels, full=full)
+    reopened = verify.reopen(
+        folder,
+        context.base,
+        ready.settings,
+        head,
+        trained.labels,
+        full=full,
+        quantization=ready.spec.tuning.quantization,
+        scratch=context.scratch,
+    )
     return verify.compare(reopened, trained.reference, ready.settings)
 
 

@@ -26,6 +26,7 @@ from finetune_trainer.recipes.online import Online, judge
 from finetune_trainer.recipes.recipe import Ready
 from finetune_trainer.reference import Reference
 from finetune_trainer.resolve import Machine, Settings
+from finetune_trainer.tuning.optimizer import parameter_groups
 from finetune_trainer.watch import Measures, Watch
 
 FIGURES = (
@@ -120,10 +121,8 @@ def _told(spec: FineTuneJobSpec) -> list[Resolved]:
 
 def _optimization(ready: Ready, net: Model, head: ValueHead, watch: Watch) -> Optimization:
     settings = ready.settings
-    trained = [each for each in net.parameters() if each.requires_grad]
-    policy = torch.optim.AdamW(
-        trained, lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    groups = parameter_groups(net, ready.spec.tuning, settings.learning_rate, settings.weight_decay)
+    policy = torch.optim.AdamW(groups)
     rate = _block(ready.spec).value_learning_rate
     values = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=0.0)
     updates = iter(range(1, 2**63))

@@ -7,11 +7,11 @@ order in which they stand here. What is the same for all methods is not here but
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.status import Resolved
-from finetune_api.v1alpha1.tuning import Tuning
 from finetune_trainer import heads, model
 from finetune_trainer.batches import Batch
 from finetune_trainer.context import Context
@@ -22,6 +22,8 @@ from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
 from finetune_trainer.resolve import Machine, Settings, resolve
 from finetune_trainer.sanity import KnownAnswer
 from finetune_trainer.tuning.apply import apply
+from finetune_trainer.tuning.base import load_base
+from finetune_trainer.tuning.starts import start
 from finetune_trainer.watch import Measures, Watch
 
 
@@ -104,10 +106,19 @@ class Recipe(ABC):
         """The model with its trainable parameters, on the device."""
         spec, settings, source = ready.spec, ready.settings, ready.context.base
         head = self.head(spec)
-        base = model.load_model(source, ready.config, settings.weights, settings.device, head)
+        base = load_base(
+            source,
+            ready.config,
+            settings.weights,
+            settings.device,
+            head,
+            quantization=spec.tuning.quantization,
+            scratch=ready.context.scratch,
+        )
         model.check_vocabulary(ready.tokenizer, base, source.uri)
         checkpointing = settings.gradient_checkpointing
-        return apply(base, spec.tuning, source.identity, head, checkpointing=checkpointing)
+        net = apply(base, spec.tuning, source.identity, head, checkpointing=checkpointing)
+        return start(net, spec.tuning, partial(model.load_merged, source, ready.config, head))
 
     def settle(self, ready: Ready, net: Model) -> Ready:
         """The run with what only the loaded model can decide."""
@@ -124,7 +135,7 @@ class Recipe(ABC):
         base = model.outline(ready.config, head)
         model.check_vocabulary(ready.tokenizer, base, source.uri)
         with model.on_meta():
-            return apply(base, _shapes(spec.tuning), source.identity, head, checkpointing=False)
+            return apply(base, spec.tuning, source.identity, head, checkpointing=False)
 
     @abstractmethod
     def build_trainer(self, ready: Ready, net: Model, watch: Watch) -> Foreign:
@@ -148,12 +159,3 @@ class Recipe(ABC):
     @abstractmethod
     def probe(self, ready: Ready) -> Batch:
         """A few real rows as model inputs, on the CPU; the published model is compared on them."""
-
-
-def _shapes(tuning: Tuning) -> Tuning:
-    """The tuning with the plainest start, because the others compute theirs from the weights."""
-    if not tuning.lora or tuning.lora.variant not in ("PiSSA", "OLoRA", "LoftQ"):
-        return tuning
-    return tuning.model_copy(
-        update={"lora": tuning.lora.model_copy(update={"variant": "Standard"})}
-    )

@@ -20,6 +20,7 @@ Configure = Callable[[Model, Tuning, Head], PeftConfig]
 # Kind of adapter -> what makes PEFT's configuration for a model; raises TrainerError.
 CONFIGURATIONS: dict[TuningType, Configure] = {
     "LoRA": lora.config,
+    "QLoRA": lora.config,
 }
 
 

@@ -1,4 +1,7 @@
-"""LoRA: our names translated to PEFT's configuration."""
+"""LoRA and QLoRA: our names translated to PEFT's configuration.
+
+Variants that only start elsewhere are in `starts`, the quantised base in `base`.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +18,10 @@ FROM_SPEC: dict[str, Callable[[LoRA], Any]] = {
     "r": lambda lora: lora.rank,
     "lora_alpha": lambda lora: lora.alpha,
     "lora_dropout": lambda lora: lora.dropout,
+    # alpha / √rank (Kalajdzievski 2023, arXiv 2312.03732).
+    "use_rslora": lambda lora: lora.variant == "RsLoRA",
+    # Size and direction of the weights apart (Liu et al. 2024, arXiv 2402.09353).
+    "use_dora": lambda lora: lora.variant == "DoRA",
 }
 
 

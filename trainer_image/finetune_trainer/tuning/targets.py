@@ -70,10 +70,16 @@ def whole_modules(model: Model, head: Head) -> list[str]:
 
 
 def count_parameters(model: Model) -> tuple[int, int]:
-    """Trainable and all parameters, each tied tensor once."""
+    """Trainable and all parameters, each tied tensor once, however many bits it has."""
     parameters = list(model.parameters())
     trainable = sum(each.numel() for each in parameters if each.requires_grad)
-    return trainable, sum(each.numel() for each in parameters)
+    return trainable, sum(_numbers(each) for each in parameters)
+
+
+def _numbers(parameter: nn.Parameter) -> int:
+    # Two weights of four bits share a byte; bitsandbytes remembers their shape.
+    packed = getattr(parameter, "quant_state", None)
+    return parameter.numel() if packed is None else int(packed.shape.numel())
 
 
 def _all_linear(model: Model, linear: Sequence[str]) -> list[str]:
