@@ -124,6 +124,8 @@ INVALID = (
     Case("classes for text", {"data.format": "Labelled"}, "SFT of text-generation needs"),
     Case("early stopping without evaluations", {"training.earlyStopping": {}, "data.evaluation": {"fraction": 0.1}}, "needs `evaluateEverySteps`"),
     Case("early stopping without held-out rows", {"training": {"earlyStopping": {}, "evaluateEverySteps": 5}}, "needs held-out rows"),
+    Case("early stopping of a pruning", {"tuning.type": "AdaLoRA", "training": {"earlyStopping": {}, "evaluateEverySteps": 5},
+         "data.evaluation": {"fraction": 0.1}}, "not pruned yet"),
     Case("limit over the whole", {"data.limits": {"maxSkipped": 1.5}}, "maxSkipped"),
     Case("limit that is not known", {"data.limits": {"maxTypos": 0}}, "maxTypos"),
     Case("more samples than fit", {"data.publishedSamples": 11}, "publishedSamples"),

@@ -21,11 +21,19 @@ class WatchCallback(TrainerCallback):
         """Training begins."""
         self._watch.begin()
 
+    def on_step_begin(self, *_: object, **__: object) -> None:
+        """No gradients are there."""
+        self._watch.add_gradients()
+
     def on_pre_optimizer_step(
         self, _: TrainingArguments, state: TrainerState, *__: object, model: Model, **___: object
     ) -> None:
         """Gradients are there."""
         self._watch.before_step(state.global_step + 1, model)
+
+    def on_optimizer_step(self, *_: object, **__: object) -> None:
+        """Weights are updated, their gradients still there."""
+        self._watch.updated()
 
     def on_step_end(
         self, _: TrainingArguments, state: TrainerState, *__: object, model: Model, **___: object

@@ -7,7 +7,7 @@ here it is one.
 
 from pathlib import Path
 
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict
 from safetensors import safe_open
 
 from finetune_api.v1alpha1.reasons import Reason
@@ -33,6 +33,9 @@ def attach(base: Model, folder: Path, uri: str, config: PeftConfig | None = None
     except (ValueError, RuntimeError, OSError, KeyError, TypeError, AttributeError) as error:
         message = f"{uri}: the adapter cannot be loaded: {type(error).__name__}: {error}"
         raise TrainerError(Reason.CORRUPT_MODEL, message[:1900]) from error
+    if model.peft_config["default"].peft_type == PeftType.ADALORA:
+        # PEFT looks for it wherever a loss is asked for, and sets it only for training.
+        model.base_model.trainable_adapter_name = "default"
     with safe_open(folder / ADAPTER, framework="pt") as file:
         stored = set(file.keys())
     expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))

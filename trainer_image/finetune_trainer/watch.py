@@ -22,6 +22,7 @@ from finetune_trainer.progress import Reporter, duration
 from finetune_trainer.resolve import Settings
 from finetune_trainer.sanity import KnownAnswer, require_gradients, require_reload
 from finetune_trainer.training_log import TrainingLog
+from finetune_trainer.tuning.companion import Companion
 
 Measures = Mapping[str, float]
 # Figures of trainers' logs that the watch knows by itself; the others come from the recipe.
@@ -42,6 +43,7 @@ class Watched:
         criterion: What early stopping looks at.
         known_answer: What the loss of the first step must be, asked for after that step.
         figures: Takes a method's own figures out of a trainer's log entry.
+        companion: What the kind of adapter does at each update.
     """
 
     settings: Settings
@@ -53,6 +55,7 @@ class Watched:
     criterion: Criterion
     known_answer: Callable[[], KnownAnswer | None]
     figures: Callable[[Mapping[str, Any]], dict[str, float]]
+    companion: Companion | None = None
 
 
 class Watch:
@@ -76,6 +79,16 @@ class Watch:
         """Start the clock."""
         self._started = time.monotonic()
         self._watched.reporter.phase("Training")
+
+    def add_gradients(self) -> None:
+        """Once for each update, after gradients are cleared and before they are clipped."""
+        if self._watched.companion:
+            self._watched.companion.add_gradients()
+
+    def updated(self) -> None:
+        """After each update of the weights, before its gradients are cleared."""
+        if self._watched.companion:
+            self._watched.companion.updated()
 
     def before_step(self, step: int, model: Model) -> None:
         """After a backward pass, before the optimiser's step number `step` (from 1)."""

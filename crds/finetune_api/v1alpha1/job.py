@@ -59,6 +59,11 @@ class FineTuneJobSpec(ApiModel):
             message="`training.earlyStopping` needs held-out rows; give `data.evaluation`",
             check=lambda s: s.training.early_stopping is None or s.data.evaluation is not None,
         ),
+        Rule(
+            cel="!has(self.training.earlyStopping) || self.tuning.type != 'AdaLoRA'",
+            message="`training.earlyStopping` would publish ranks that AdaLoRA has not pruned yet",
+            check=lambda s: s.training.early_stopping is None or s.tuning.type != "AdaLoRA",
+        ),
         *unchanged("storage", "tracking"),
     )
 

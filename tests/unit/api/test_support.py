@@ -20,7 +20,7 @@ def test_the_minimal_job_is_supported() -> None:
     [
         ({"model.task": "fill-mask"}, "model.task"),
         ({"method.type": "KTO"}, "method.type"),
-        ({"tuning": {"type": "AdaLoRA"}}, "tuning.type"),
+        ({"tuning": {"type": "PromptTuning"}}, "tuning.type"),
         ({"training.kernels": "Triton"}, "training.kernels"),
         ({"data.train": [{"source": "job://first"}]}, "data.train[0].source"),
         ({"resources.gpusPerNode": 2}, "resources.gpusPerNode"),

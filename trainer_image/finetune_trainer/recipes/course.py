@@ -26,7 +26,9 @@ from finetune_trainer.resolve import Machine
 from finetune_trainer.sanity import KnownAnswer, fingerprints, require_movement
 from finetune_trainer.storage import Place
 from finetune_trainer.training_log import TrainingLog
+from finetune_trainer.tuning import companion as companions
 from finetune_trainer.tuning import optimizer
+from finetune_trainer.tuning.companion import Companion
 from finetune_trainer.tuning.targets import count_parameters
 from finetune_trainer.watch import Measures, Watch, Watched
 
@@ -87,7 +89,8 @@ def prepare(recipe: Recipe, context: Context, machine: Machine | None = None) ->
     resolved = [*context.resolved, *context.examples.resolved, *data.resolved, *padding, *chosen]
     resolved = foresight.hedged(resolved, machine)
     ready = Ready(context, tokenizer, config, data, settings, resolved)
-    ready = foresight.complete(recipe, ready)
+    told = companions.foretold(spec.tuning, recipe.updates(ready))
+    ready = foresight.complete(recipe, replace(ready, resolved=[*resolved, *told]))
     context.reporter.resolved(ready.resolved, ready.data.plan)
     return ready
 
@@ -121,7 +124,8 @@ def train(recipe: Recipe, ready: Ready) -> Trained:
     def known_answer() -> KnownAnswer | None:
         return recipe.known_answer(ready, trainer)
 
-    watch = watch_over(recipe, ready, log, measure, known_answer)
+    companion = companions.of(net, spec.tuning, recipe.updates(ready))
+    watch = watch_over(recipe, ready, log, measure, known_answer, companion)
     trainer = recipe.build_trainer(ready, net, watch)
     if spec.tuning.quantization:
         optimizer.hold_in_float32(net)
@@ -140,6 +144,7 @@ def train(recipe: Recipe, ready: Ready) -> Trained:
     log.close()
     evaluation = compared(before, after)
     resolved = [*ready.resolved, *_stopped(watch, trainer.state.global_step)]
+    resolved += companion.end() if companion else []
     context.reporter.phase("Saving")
     reference = verify.reference(net, recipe.probe(ready), ready.settings)
     full = spec.tuning.type == "Full"
@@ -164,6 +169,7 @@ def watch_over(
     log: TrainingLog,
     measure: Callable[[], Measures],
     known_answer: Callable[[], KnownAnswer | None],
+    companion: Companion | None = None,
 ) -> Watch:
     """The watch over this run."""
     watched = Watched(
@@ -176,6 +182,7 @@ def watch_over(
         criterion=recipe.criterion,
         known_answer=known_answer,
         figures=recipe.figures,
+        companion=companion,
     )
     return Watch(watched)
 

@@ -56,6 +56,11 @@ class PPO(Online):
             raise TrainerError(Reason.INVALID_SPEC, message)
         return settings, [*chosen, *_told(spec)]
 
+    def updates(self, ready: Ready) -> int:
+        """Several in each step."""
+        block = _block(ready.spec)
+        return super().updates(ready) * block.epochs * block.minibatches
+
     def build_trainer(self, ready: Ready, net: Model, watch: Watch) -> Foreign:
         """Our own loop."""
         block, settings = _block(ready.spec), ready.settings
@@ -126,12 +131,17 @@ def _optimization(ready: Ready, net: Model, head: ValueHead, watch: Watch) -> Op
     rate = _block(ready.spec).value_learning_rate
     values = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=0.0)
     updates = iter(range(1, 2**63))
+
+    def before() -> None:
+        watch.add_gradients()
+        watch.before_step(next(updates), net)
+
     return Optimization(
         policy,
         values,
         settings.max_gradient_norm,
-        before=lambda: watch.before_step(next(updates), net),
-        after=lambda: None,
+        before=before,
+        after=watch.updated,
     )
 
 

@@ -137,6 +137,10 @@ class Recipe(ABC):
         with model.on_meta():
             return apply(base, spec.tuning, source.identity, head, checkpointing=False)
 
+    def updates(self, ready: Ready) -> int:
+        """How often the weights are updated."""
+        return ready.settings.total_steps
+
     @abstractmethod
     def build_trainer(self, ready: Ready, net: Model, watch: Watch) -> Foreign:
         """What trains: an object with `train()` and `state.global_step`, which tells the watch."""

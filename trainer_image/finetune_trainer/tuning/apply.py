@@ -13,7 +13,7 @@ from finetune_api.v1alpha1.tuning import Tuning, TuningType
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Model
 from finetune_trainer.heads import Head
-from finetune_trainer.tuning import lora
+from finetune_trainer.tuning import adalora, ia3, lora
 
 Configure = Callable[[Model, Tuning, Head], PeftConfig]
 
@@ -21,6 +21,8 @@ Configure = Callable[[Model, Tuning, Head], PeftConfig]
 CONFIGURATIONS: dict[TuningType, Configure] = {
     "LoRA": lora.config,
     "QLoRA": lora.config,
+    "AdaLoRA": adalora.config,
+    "IA3": ia3.config,
 }
 
 
