@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from finetune_api.meta import AUTO
 from finetune_api.v1alpha1.job import FineTuneJobSpec
-from finetune_api.v1alpha1.method import MethodType
 from finetune_api.v1alpha1.model import Task
 
 
@@ -42,21 +41,6 @@ def _scheme(uri: str) -> str:
     return uri.partition("://")[0]
 
 
-# Methods that have a recipe.
-TRAINED: tuple[MethodType, ...] = (
-    "SFT",
-    "Reward",
-    "DPO",
-    "IPO",
-    "ORPO",
-    "CPO",
-    "SimPO",
-    "PPO",
-    "GRPO",
-    "RLOO",
-    "Distillation",
-)
-
 # Tasks that have a recipe.
 TASKS: tuple[Task, ...] = ("text-generation", "text2text-generation")
 
@@ -65,11 +49,6 @@ CHECKS: tuple[Check, ...] = (
         "model.task",
         lambda s: s.model.task not in TASKS,
         f"the tasks are {', '.join(TASKS)} in this version",
-    ),
-    Check(
-        "method.type",
-        lambda s: s.method.type not in TRAINED,
-        f"the methods are {', '.join(TRAINED)} in this version",
     ),
     Check(
         "tuning.type",

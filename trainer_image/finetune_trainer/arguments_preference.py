@@ -71,6 +71,11 @@ def answer_arguments(settings: Settings, folder: Path) -> dict[str, Any]:
     return {**trainer_arguments(settings, folder), "remove_unused_columns": False}
 
 
+def judged_arguments(settings: Settings, folder: Path) -> dict[str, Any]:
+    """The same for KTO, whose rows keep their place beside those that they are held against."""
+    return {**answer_arguments(settings, folder), "train_sampling_strategy": "sequential"}
+
+
 def likelihood(losses: list[WeightedLoss]) -> float:
     """Weight of the SFT term, which is a mean over the tokens of a whole step."""
     return sum(loss.weight for loss in losses if loss.type == "SFT")

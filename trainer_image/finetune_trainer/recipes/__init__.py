@@ -24,6 +24,7 @@ _RECIPES: dict[tuple[MethodType, Task], tuple[str, str]] = {
     ("DPO", "text-generation"): ("dpo", "DPO"),
     ("IPO", "text-generation"): ("dpo", "IPO"),
     ("Reward", "text-generation"): ("reward", "Reward"),
+    ("KTO", "text-generation"): ("kto", "KTO"),
     ("ORPO", "text-generation"): ("reference_free", "ORPO"),
     ("CPO", "text-generation"): ("reference_free", "CPO"),
     ("SimPO", "text-generation"): ("reference_free", "SimPO"),
