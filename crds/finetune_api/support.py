@@ -52,8 +52,8 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "tuning.type",
-        lambda s: s.tuning.type not in ("Full", "LoRA", "AdaLoRA", "IA3"),
-        "tuning is Full, LoRA, AdaLoRA or IA3 in this version",
+        lambda s: s.tuning.type not in ("Full", "LoRA", "QLoRA", "AdaLoRA", "IA3"),
+        "tuning is Full, LoRA, QLoRA, AdaLoRA or IA3 in this version",
     ),
     Check(
         "training.optimizer",

@@ -8,6 +8,9 @@ how far off it is.
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.tuning import Quantization, Tuning
 from finetune_trainer.foreign import Model, ModelConfig
@@ -138,7 +141,9 @@ def _packed(outline: Model) -> Iterable[str]:
     frozen = (name for name, each in outline.named_parameters() if not each.requires_grad)
     for name in frozen:
         module = outline.get_submodule(name.rpartition(".")[0])
-        if name.endswith(".weight") and hasattr(module, "in_features") and module is not head:
+        linear = isinstance(module, nn.Linear | Conv1D) and module is not head
+        # The original of a classifier that is trained is held as it is.
+        if name.endswith(".weight") and linear and ".original_module." not in name:
             yield name
 
 

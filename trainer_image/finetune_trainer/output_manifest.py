@@ -17,6 +17,7 @@ from finetune_api.v1alpha1.method import MethodType
 from finetune_api.v1alpha1.model import Task
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Evaluation, OutputStatus, Plan, Resolved
+from finetune_api.v1alpha1.tuning import Quantization
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.storage import Place
 
@@ -74,6 +75,9 @@ class OutputManifest(ApiModel):
 
     labels: list[str] | None = None
     """Names of the classes, by number, if the model has any."""
+
+    quantization: Quantization | None = None
+    """How the base was held in training and when the output was verified, if it was quantised."""
 
     files: list[OutputFile]
     resolved: list[Resolved]

@@ -102,6 +102,7 @@ def make_manifest(
         task=run.spec.model.task,
         method=run.spec.method.type,
         labels=labels,
+        quantization=run.spec.tuning.quantization,
         files=files,
         resolved=resolved,
         plan=plan,

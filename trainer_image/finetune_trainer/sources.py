@@ -10,6 +10,7 @@ from pathlib import Path
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
+from finetune_api.v1alpha1.tuning import Quantization
 from finetune_trainer import model_files, published
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.published import Published
@@ -34,6 +35,7 @@ class ModelSource:
         tokenizer_folder: Where the tokenizer and its chat template lie.
         digest: Digest of the manifest, if this is an output.
         labels: Names of the classes, by number, if the output has any.
+        quantization: How the base was held when the last adapter was trained; None for plain weights.
         chain: Identities from this model down to the whole model under its adapters.
     """
 
@@ -44,6 +46,7 @@ class ModelSource:
     tokenizer_folder: Path | None = None
     digest: str | None = None
     labels: tuple[str, ...] = ()
+    quantization: Quantization | None = None
     chain: tuple[str, ...] = ()
 
     @classmethod
@@ -111,6 +114,7 @@ class FoundModel:
             tokenizer_folder=adapters[-1] if adapters else base,
             digest=self.output.digest if self.output else None,
             labels=tuple(self.output.manifest.labels or ()) if self.output else (),
+            quantization=self.output.manifest.quantization if self.output else None,
             chain=self.chain,
         )
 

@@ -92,7 +92,7 @@ def reopen(
         labels: Names of the classes, if the model has any.
         full: Whether all weights were tuned.
         quantization: How the base was held in training.
-        scratch: Where a merged base lies or may be written; beside the output, if nothing is said.
+        scratch: Where a merged base lies or may be written.
 
     Raises:
         TrainerError: OutputVerificationFailed if tensors are missing or left over.
@@ -109,7 +109,7 @@ def reopen(
             settings.device,
             head,
             quantization=quantization,
-            scratch=scratch or folder.parent,
+            scratch=scratch,
         )
         model = model if full else attach(model, folder, "the output")
         tell_padding(model, load_tokenizer(folder, "the output", None))

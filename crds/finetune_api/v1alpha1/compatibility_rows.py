@@ -89,6 +89,11 @@ REFUSALS: tuple[Refusal, ...] = (
         variants=("LoftQ",),
     ),
     Refusal(
+        "LoftQ makes up for 4 bits; with Int8 next to nothing is lost; use Standard",
+        variants=("LoftQ",),
+        quantizations=("Int8",),
+    ),
+    Refusal(
         "PiSSA and OLoRA take their start away from the base before it is quantised, so that nobody "
         "else would have that base; use LoftQ with QLoRA",
         tunings=("QLoRA",),

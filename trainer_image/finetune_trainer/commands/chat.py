@@ -47,7 +47,7 @@ def run(
     if head is not CAUSAL:
         message = f"{uri} is {head.words}, so there is nobody to talk with"
         raise TrainerError(Reason.UNSUPPORTED_MODEL, message, "Use `finetune-trainer generate`.")
-    model, tokenizer = output.load(place.fetch(found), found.output)
+    model, tokenizer = output.load(place, found)
     if not tokenizer.chat_template:
         message = f"{uri} has no chat template"
         raise TrainerError(

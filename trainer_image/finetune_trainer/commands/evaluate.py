@@ -142,7 +142,14 @@ def _measure(recipe: Recipe, ready: Ready, tuned: ModelSource | None) -> Measure
         net = recipe.load(ready)
     else:
         settings, head = ready.settings, recipe.head(ready.spec)
-        net, _ = load_source(tuned, head, settings.weights, settings.device, merged=False)
+        net, _ = load_source(
+            tuned,
+            head,
+            settings.weights,
+            settings.device,
+            merged=False,
+            scratch=ready.context.scratch,
+        )
     log = TrainingLog(ready.context.output_folder, tensorboard=False)
     watch = course.watch_over(recipe, ready, log, dict, lambda: None)
     trainer = recipe.build_trainer(ready, net, watch)

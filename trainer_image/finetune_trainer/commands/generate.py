@@ -62,7 +62,7 @@ def run(found: FoundModel, wanted: Wanted, place: Workplace, stream: TextIO) -> 
     Raises:
         TrainerError: The output cannot be had or loaded, or a prompt cannot be used.
     """
-    model, tokenizer = output.load(place.fetch(found), found.output)
+    model, tokenizer = output.load(place, found)
     manifest = found.output.manifest if found.output else None
     asked = _rendered(wanted, manifest, tokenizer)
     predict = predictions.predictor(head_of(manifest))

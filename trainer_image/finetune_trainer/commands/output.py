@@ -13,7 +13,6 @@ from finetune_api.v1alpha1.output import Storage as StorageSpec
 from finetune_trainer import environment as environments
 from finetune_trainer.environment import Environment
 from finetune_trainer.foreign import Model, Tokenizer
-from finetune_trainer.published import Published
 from finetune_trainer.sources import Finder, FoundModel, ModelSource
 from finetune_trainer.storage import Storage
 
@@ -83,15 +82,17 @@ def as_uri(text: str) -> str:
     return text.rstrip("/") if "://" in text else f"file://{Path(text).resolve()}"
 
 
-def load(source: ModelSource, output: Published | None) -> tuple[Model, Tokenizer]:
+def load(place: Workplace, found: FoundModel) -> tuple[Model, Tokenizer]:
     """The model as it was verified, on the device that there is, and its tokenizer."""
     import torch
 
     from finetune_trainer.model import machine, stored_dtype
     from finetune_trainer.opening import head_of, load_source
 
+    source = place.fetch(found)
     device = machine(laptop=True).device
     halved = device == "cuda" and stored_dtype(source.folder) is torch.bfloat16
     precision = "BFloat16" if halved else "Float32"
-    head = head_of(output.manifest if output else None)
-    return load_source(source, head, precision, device, merged=False)
+    head = head_of(found.output.manifest if found.output else None)
+    scratch = place.environment.scratch
+    return load_source(source, head, precision, device, merged=False, scratch=scratch)

@@ -6,6 +6,7 @@ Dettmers et al. 2022 (arXiv 2208.07339); both are bitsandbytes'. PEFT's preparat
 not used: it holds norms and embeddings in float32, which costs memory and is of no use to autocast.
 """
 
+import tempfile
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ def load_base(
     head: Head,
     *,
     quantization: Quantization | None,
-    scratch: Path,
+    scratch: Path | None = None,
 ) -> Model:
     """The model with its weights, adapters of earlier jobs merged in.
 
@@ -42,13 +43,15 @@ def load_base(
         device: `cpu` or `cuda`.
         head: Which head it carries.
         quantization: How the linear weights are held; None for plain weights.
-        scratch: Where a merged model may be written, to be quantised from there.
+        scratch: Where a merged model may be written, to be quantised from there; without it, among
+            the machine's temporary files.
 
     Raises:
         TrainerError: CorruptModel if tensors are missing or have other shapes.
     """
     if quantization is None:
         return load_model(source, config, precision, device, head)
+    scratch = scratch or Path(tempfile.mkdtemp(prefix="finetune-"))
     whole = whole_source(source, config, head, scratch / "merged-base")
     packed = packing(quantization, config, head, DTYPES[precision])
     return load_model(whole, config, precision, device, head, packed)
