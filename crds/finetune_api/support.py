@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from finetune_api.meta import AUTO
 from finetune_api.v1alpha1.job import FineTuneJobSpec
-from finetune_api.v1alpha1.model import Task
 
 
 @dataclass(frozen=True)
@@ -41,15 +40,7 @@ def _scheme(uri: str) -> str:
     return uri.partition("://")[0]
 
 
-# Tasks that have a recipe.
-TASKS: tuple[Task, ...] = ("text-generation", "text2text-generation")
-
 CHECKS: tuple[Check, ...] = (
-    Check(
-        "model.task",
-        lambda s: s.model.task not in TASKS,
-        f"the tasks are {', '.join(TASKS)} in this version",
-    ),
     Check(
         "tuning.type",
         lambda s: s.tuning.type not in ("Full", "LoRA", "QLoRA", "AdaLoRA", "IA3"),

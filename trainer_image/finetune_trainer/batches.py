@@ -38,11 +38,11 @@ class Collator:
         """
         ids = [list(example["input_ids"]) for example in examples]
         batch = {
-            "input_ids": _padded(ids, self.pad_token_id),
-            "labels": _padded([list(example["labels"]) for example in examples], IGNORED),
+            "input_ids": padded(ids, self.pad_token_id),
+            "labels": padded([list(example["labels"]) for example in examples], IGNORED),
         }
         if PACKED not in examples[0]:
-            return {**batch, "attention_mask": _padded([[1] * len(row) for row in ids], 0)}
+            return {**batch, "attention_mask": padded([[1] * len(row) for row in ids], 0)}
         width = batch["input_ids"].shape[1]
         positions = [_positions(example[PACKED], width) for example in examples]
         return {**batch, "position_ids": torch.tensor(positions)}
@@ -92,6 +92,7 @@ def streaming_dataset(rows: Callable[[], Iterator[TokenRow]]) -> IterableDataset
     return IterableDataset.from_generator(columns)
 
 
-def _padded(rows: Sequence[list[int]], fill: int) -> torch.Tensor:
+def padded(rows: Sequence[list[int]], fill: int) -> torch.Tensor:
+    """The rows as one tensor, filled up on the right to the longest."""
     width = max(len(row) for row in rows)
     return torch.tensor([row + [fill] * (width - len(row)) for row in rows])

@@ -21,6 +21,12 @@ def name_labels(config: ModelConfig, labels: Sequence[str]) -> None:
     config.label2id = {label: number for number, label in enumerate(labels)}
 
 
+def classify(config: ModelConfig, labels: Sequence[str]) -> None:
+    """Have a model tell these classes apart, one of them right."""
+    name_labels(config, labels)
+    config.problem_type = "single_label_classification"
+
+
 @dataclass(frozen=True)
 class Head:
     """One kind of model.

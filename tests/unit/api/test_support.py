@@ -18,7 +18,6 @@ def test_the_minimal_job_is_supported() -> None:
 @pytest.mark.parametrize(
     ("changes", "path"),
     [
-        ({"model.task": "fill-mask"}, "model.task"),
         ({"tuning": {"type": "PromptTuning"}}, "tuning.type"),
         ({"training.kernels": "Triton"}, "training.kernels"),
         ({"data.train": [{"source": "job://first"}]}, "data.train[0].source"),

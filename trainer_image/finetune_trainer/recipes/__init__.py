@@ -21,6 +21,9 @@ Stage = Literal["run", "preflight"]
 _RECIPES: dict[tuple[MethodType, Task], tuple[str, str]] = {
     ("SFT", "text-generation"): ("sft", "SFT"),
     ("SFT", "text2text-generation"): ("text2text", "Text2Text"),
+    ("SFT", "text-classification"): ("text_classification", "TextClassification"),
+    ("SFT", "token-classification"): ("token_classification", "TokenClassification"),
+    ("SFT", "fill-mask"): ("fill_mask", "FillMask"),
     ("DPO", "text-generation"): ("dpo", "DPO"),
     ("IPO", "text-generation"): ("dpo", "IPO"),
     ("Reward", "text-generation"): ("reward", "Reward"),
