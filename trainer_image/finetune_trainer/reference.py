@@ -60,8 +60,10 @@ class Reference:
     copy: Model | None
 
     @classmethod
-    def of(cls, policy: Model, tuning: Tuning) -> "Reference":
-        """The reference of a policy that is not trained yet."""
+    def of(cls, policy: Model, tuning: Tuning, before: Model | None = None) -> "Reference":
+        """The reference of a policy that is not trained yet, or of a trained one with what it was."""
+        if before is not None:
+            return cls(policy, before)
         return cls(policy, frozen_copy(policy) if copies(tuning) else None)
 
     @torch.no_grad()

@@ -28,6 +28,13 @@ class Shelf:
             tiny_model(folder, family, hidden=32, layers=2, positions=POSITIONS)
         return f"file://{folder}"
 
+    def teacher(self, family: str) -> str:
+        """URI of another model with the same tokens."""
+        folder = self.folder / f"{family}-teacher"
+        if not folder.exists():
+            tiny_model(folder, family, hidden=32, layers=1, positions=POSITIONS, seed=1)
+        return f"file://{folder}"
+
     def judge(self, family: str) -> str:
         """URI of a reward model with the family's tokenizer."""
         folder = self.folder / f"{family}-judge"
@@ -74,12 +81,12 @@ def _tuning(cell: Cell) -> dict[str, Any]:
 
 def _block(cell: Cell, shelf: Shelf) -> dict[str, Any]:
     family, short = str(cell.family), {"maxNewTokens": 6}
-    group = {"rewards": [{"type": "Length", "targetTokens": 3}], "answersPerPrompt": 2}
+    group = {"rewardModel": shelf.judge(family), "answersPerPrompt": 4}
     blocks: dict[str, dict[str, Any]] = {
         "PPO": {"rewardModel": shelf.judge(family), "epochs": 1, "generation": short},
         "GRPO": {**group, "generation": short},
         "RLOO": {**group, "generation": short},
-        "Distillation": {"teacher": shelf.model(family), "generation": short},
+        "Distillation": {"teacher": shelf.teacher(family), "generation": short},
     }
     return {cell.method.lower(): blocks[cell.method]} if cell.method in blocks else {}
 

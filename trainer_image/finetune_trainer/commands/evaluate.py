@@ -5,7 +5,7 @@ that it was resolved to; the course of a run is followed up to its measurements,
 """
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 from transformers import set_seed
@@ -18,6 +18,7 @@ from finetune_trainer.commands.output import Workplace
 from finetune_trainer.context import Context
 from finetune_trainer.data.load import load
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.foreign import Model
 from finetune_trainer.opening import load_source
 from finetune_trainer.progress import MachineSink, Reporter
 from finetune_trainer.published import Published
@@ -64,8 +65,9 @@ def run(found: FoundModel, place: Workplace, stream: TextIO) -> None:
     given = pinned(_run_file(published), published)
     recipe = recipes.recipe_of(given.spec.method.type, given.spec.model.task)
     ready = course.prepare(recipe, _context(given, place))
-    before = _measure(recipe, ready, None)
-    after = _measure(recipe, ready, place.fetch(found))
+    net = _before(recipe, ready)
+    before = _measure(recipe, ready, net)
+    after = _measure(recipe, replace(ready, before=net), _after(recipe, ready, place.fetch(found)))
     again = course.compared(before, after)
     lines = compare(evaluation, again, TOLERANCES[ready.settings.precision])
     heads = [f"{head:>12}" for head in ("before", "after", "again", "again")]
@@ -134,22 +136,25 @@ def _context(given: RunFile, place: Workplace) -> Context:
     )
 
 
-def _measure(recipe: Recipe, ready: Ready, tuned: ModelSource | None) -> Measures:
-    """The figures of the model before training, or of the tuned one."""
-    if tuned is None:
-        # A head that the base does not have starts as it did.
-        set_seed(ready.settings.seed)
-        net = recipe.load(ready)
-    else:
-        settings, head = ready.settings, recipe.head(ready.spec)
-        net, _ = load_source(
-            tuned,
-            head,
-            settings.weights,
-            settings.device,
-            merged=False,
-            scratch=ready.context.scratch,
-        )
+def _before(recipe: Recipe, ready: Ready) -> Model:
+    """The model before training; a head that the base does not have starts as it did."""
+    set_seed(ready.settings.seed)
+    return recipe.load(ready)
+
+
+def _after(recipe: Recipe, ready: Ready, tuned: ModelSource) -> Model:
+    """The model as it was published."""
+    settings, head = ready.settings, recipe.head(ready.spec)
+    place = (settings.weights, settings.device)
+    net, _ = load_source(tuned, head, *place, merged=False, scratch=ready.context.scratch)
+    # A trainer needs something to train; it is built for its figures alone.
+    for parameter in net.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    return net
+
+
+def _measure(recipe: Recipe, ready: Ready, net: Model) -> Measures:
+    """The held-out figures of a model."""
     log = TrainingLog(ready.context.output_folder, tensorboard=False)
     watch = course.watch_over(recipe, ready, log, dict, lambda: None)
     trainer = recipe.build_trainer(ready, net, watch)

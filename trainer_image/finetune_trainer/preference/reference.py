@@ -94,12 +94,14 @@ def open_reference(ready: Ready, field: str, block: Block, policy: Model) -> Ref
         ready: The run.
         field: Path of the block below `spec`.
         block: The block.
-        policy: The model before training.
+        policy: The model before training, or with `ready.before` the trained one.
 
     Raises:
         TrainerError: UnsupportedModel if the other model has other tokens, or is no language model.
     """
     context, settings = ready.context, ready.settings
+    if ready.before is not None and not block.source:
+        return Reference(policy, ready.before, settings)
     source = context.models[f"{field}.source"] if block.source else context.base
     if not block.source and (block.precompute or ready.spec.tuning.type != "Full"):
         return Reference(policy, None, settings)

@@ -154,7 +154,9 @@ class Group(Online):
         trainer, configuration = self.trainer(ready, list(all_rewards.weights.values()))
         return trainer(
             judge=all_rewards,
-            reference=Reference.of(net, spec.tuning) if self._compares(spec) else None,
+            reference=Reference.of(net, spec.tuning, ready.before)
+            if self._compares(spec)
+            else None,
             beta=block.beta,
             stop_ids=how.stop_ids,
             rows=ready.data.train,

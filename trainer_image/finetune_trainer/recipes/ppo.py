@@ -68,7 +68,7 @@ class PPO(Online):
         if settings.gradient_checkpointing:
             net.gradient_checkpointing_enable({"use_reentrant": False})
         # The copy comes first: whatever is hung on the policy must not be in it.
-        kept = Reference.of(net, tuning)
+        kept = Reference.of(net, tuning, ready.before)
         head = ValueHead(net.get_output_embeddings().weight.shape[1]).to(net.device)
         optimization = _optimization(ready, net, head, watch)
         policy = LanguagePolicy(

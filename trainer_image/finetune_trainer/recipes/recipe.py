@@ -38,6 +38,8 @@ class Ready:
         data: Token rows.
         settings: Every setting.
         resolved: What was chosen, and why.
+        before: The model before training, if the one that is measured is trained already; what is
+            measured against the start is measured against this one.
     """
 
     context: Context
@@ -46,6 +48,7 @@ class Ready:
     data: Prepared[Any]
     settings: Settings
     resolved: list[Resolved]
+    before: Model | None = None
 
     @property
     def spec(self) -> FineTuneJobSpec:
