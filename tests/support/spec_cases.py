@@ -101,6 +101,8 @@ INVALID = (
     Case("QLoRA without quantization", {"tuning.type": "QLoRA"}, "needs `quantization`"),
     Case("quantization without QLoRA", {"tuning": {"type": "LoRA", "quantization": {}}}, "needs `type: QLoRA`"),
     Case("rank that grows", {"tuning": {"type": "AdaLoRA", "adalora": {"initialRank": 4, "targetRank": 8}}}, "only pruned"),
+    Case("a text that a prefix has no use for", {"tuning": {"type": "PrefixTuning", "virtualTokens": {"initialText": "Colour?"}}},
+         "only with PromptTuning"),
     Case("block of another method", _method("SFT", "Auto", dpo={}), "`dpo` is allowed only"),
     Case("PPO without a reward model", _method("PPO", "PromptOnly"), "ppo.rewardModel"),
     Case("GRPO without rewards", _method("GRPO", "PromptOnly", grpo={}), "give `rewards`"),

@@ -14,6 +14,7 @@ from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Model
 from finetune_trainer.model_files import ADAPTER
+from finetune_trainer.tuning import generation
 
 
 def attach(base: Model, folder: Path, uri: str, config: PeftConfig | None = None) -> Model:
@@ -36,6 +37,7 @@ def attach(base: Model, folder: Path, uri: str, config: PeftConfig | None = None
     if model.peft_config["default"].peft_type == PeftType.ADALORA:
         # PEFT looks for it wherever a loss is asked for, and sets it only for training.
         model.base_model.trainable_adapter_name = "default"
+    generation.install(model)
     with safe_open(folder / ADAPTER, framework="pt") as file:
         stored = set(file.keys())
     expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))

@@ -112,7 +112,7 @@ def resolve(
         device=device,
         precision=precision,
         weights=_weights(spec, precision, notes),
-        gradient_checkpointing=_checkpointing(training, device, notes),
+        gradient_checkpointing=_checkpointing(spec, device, notes),
         max_length=max_length,
         batch_size=batch,
         micro_batch_size=_micro_batch_size(training, batch, max_length, notes),
@@ -161,11 +161,15 @@ def _weights(spec: FineTuneJobSpec, precision: str, notes: _Notes) -> str:
     return precision
 
 
-def _checkpointing(training: Training, device: str, notes: _Notes) -> bool:
-    if training.gradient_checkpointing != AUTO:
-        return training.gradient_checkpointing == "Enabled"
-    enabled = device == "cuda"
+def _checkpointing(spec: FineTuneJobSpec, device: str, notes: _Notes) -> bool:
+    wanted = spec.training.gradient_checkpointing
+    if wanted != AUTO:
+        return wanted == "Enabled"
+    prefix = spec.tuning.type == "PrefixTuning"
+    enabled = device == "cuda" and not prefix
     why = "saves GPU memory" if enabled else "on the CPU, time is scarcer than memory"
+    if prefix:
+        why = "a second forward pass would find the prefix in the cache already"
     notes.add("training.gradientCheckpointing", "Enabled" if enabled else "Disabled", why)
     return enabled
 

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel, PeftType, get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.foreign import Model
+from finetune_trainer.foreign import Foreign, Model
+
+# Their last factor is zero at first, or one.
+_AT_BASE = (PeftType.LORA, PeftType.ADALORA, PeftType.IA3)
 
 Fingerprints = dict[str, tuple[float, float]]
 
@@ -54,14 +57,19 @@ class KnownAnswer:
 @contextmanager
 def as_before_training(model: Model) -> Iterator[None]:
     """The model in evaluation mode, without its adapter if it has one."""
-    training = model.training
-    model.eval()
-    adapter_off = model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
-    try:
-        with adapter_off:
-            yield
-    finally:
-        model.train(training)
+    with _evaluating(model), _without_adapter(model):
+        yield
+
+
+@contextmanager
+def before_first_step(model: Model) -> Iterator[None]:
+    """The model in evaluation mode, while it is still untrained, so that it may say what it said.
+
+    Without its adapter, whose start is then proved to change nothing, if it is of a kind that starts
+    so. Virtual tokens and some other kinds change the model from the start.
+    """
+    with _evaluating(model), _without_adapter(model) if _starts_at_base(model) else nullcontext():
+        yield
 
 
 def fingerprints(model: Model) -> Fingerprints:
@@ -147,6 +155,24 @@ def _lost_in_saving(model: Model, folder: Path) -> list[str]:
         return ["nothing to save"]
     # Tied weights are stored once, under one of their names, so tensors are told by content.
     return [name for name, tensor in expected.items() if _digest(tensor) not in known]
+
+
+@contextmanager
+def _evaluating(model: Model) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _without_adapter(model: Model) -> Foreign:
+    return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
+
+
+def _starts_at_base(model: Model) -> bool:
+    return isinstance(model, PeftModel) and model.peft_config["default"].peft_type in _AT_BASE
 
 
 def _digest(tensor: torch.Tensor) -> tuple[tuple[int, ...], str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from finetune_api.v1alpha1.method import MethodType
 from finetune_api.v1alpha1.model import Task
-from finetune_api.v1alpha1.tuning import TuningType
+from finetune_api.v1alpha1.tuning import VIRTUAL_TOKENS, TuningType
 
 
 @dataclass(frozen=True)
@@ -106,5 +106,61 @@ REFUSALS: tuple[Refusal, ...] = (
         variants=("LoftQ",),
         merged=True,
         silent="the merged weights carry the quantisation error with the opposite sign",
+    ),
+    Refusal(
+        "PEFT makes no virtual tokens for models that fill masks; use LoRA or IA3",
+        tasks=("fill-mask",),
+        tunings=VIRTUAL_TOKENS,
+    ),
+    Refusal(
+        "PEFT puts virtual tokens among the tokens that are tagged, where no tag belongs to them; use "
+        "LoRA or IA3",
+        tasks=("token-classification",),
+        tunings=VIRTUAL_TOKENS,
+    ),
+    Refusal(
+        "models that classify keep no keys and values for PEFT to put a prefix into; use PTuning or "
+        "LoRA",
+        tasks=("text-classification",),
+        tunings=("PrefixTuning",),
+    ),
+    Refusal(
+        "a decoder classifies by the last token of a text, which it does not find behind virtual tokens; "
+        "use LoRA",
+        tasks=("text-classification",),
+        tunings=("PromptTuning", "PTuning"),
+        families=DECODERS,
+        silent="it takes the last place of the padded batch, so the class depends on the other rows",
+    ),
+    Refusal(
+        "a reward model judges by the last token of an answer, which it does not find behind virtual "
+        "tokens; use LoRA",
+        methods=("Reward",),
+        tunings=VIRTUAL_TOKENS,
+        silent="it takes the last place of the padded batch, so the reward depends on the other rows",
+    ),
+    Refusal(
+        "PEFT puts virtual tokens before the padding of a batch of prompts, so what an answer is worth "
+        "would depend on the other prompts; use LoRA",
+        methods=ONLINE,
+        tunings=VIRTUAL_TOKENS,
+        silent="prompts of a batch differ in length, and with it the distance to the virtual tokens",
+    ),
+    Refusal(
+        "a recomputed forward pass finds the prefix in the cache already; leave "
+        "`training.gradientCheckpointing` to Auto, or use PromptTuning",
+        tunings=("PrefixTuning",),
+        checkpointing=True,
+    ),
+    Refusal(
+        "virtual tokens stand once before a sequence, so of packed rows only the first would follow "
+        "them; leave `data.packing` to Auto",
+        tunings=VIRTUAL_TOKENS,
+        packed=True,
+    ),
+    Refusal(
+        "virtual tokens live before the text and not in the weights, so there is nothing to merge",
+        tunings=VIRTUAL_TOKENS,
+        merged=True,
     ),
 )

@@ -9,6 +9,8 @@ from finetune_api.meta import ApiModel, Kubernetes, Line, Rule, only_with
 TuningType = Literal[
     "Full", "LoRA", "QLoRA", "AdaLoRA", "IA3", "PrefixTuning", "PromptTuning", "PTuning", "Other"
 ]
+VIRTUAL_TOKENS: tuple[TuningType, ...] = ("PrefixTuning", "PromptTuning", "PTuning")
+"""What learns virtual tokens before the text and leaves the model as it is."""
 Rank = Annotated[int, Field(ge=1, le=1024)]
 ModuleName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[-A-Za-z0-9_.*]+$")]
 Modules = Annotated[list[ModuleName], Field(min_length=1, max_length=64), Kubernetes("set")]
@@ -85,7 +87,7 @@ class VirtualTokenTuning(ApiModel):
     """How many virtual tokens are learned."""
 
     initial_text: Line | None = None
-    """Text whose embeddings start prompt tuning; random without it."""
+    """Text whose embeddings start prompt tuning; random tokens without it."""
 
 
 class OtherAdapter(ApiModel):
@@ -117,8 +119,16 @@ class Tuning(ApiModel):
         Rule(
             cel="!has(self.virtualTokens) || self.type in ['PrefixTuning', 'PromptTuning', 'PTuning']",
             message="`virtualTokens` is allowed only with PrefixTuning, PromptTuning and PTuning",
+            check=lambda t: t.virtual_tokens is None or t.type in VIRTUAL_TOKENS,
+        ),
+        Rule(
+            cel="!has(self.virtualTokens) || !has(self.virtualTokens.initialText)"
+            " || self.type == 'PromptTuning'",
+            message="`virtualTokens.initialText` is allowed only with PromptTuning",
             check=lambda t: (
-                t.virtual_tokens is None or t.type in ("PrefixTuning", "PromptTuning", "PTuning")
+                t.virtual_tokens is None
+                or t.virtual_tokens.initial_text is None
+                or t.type == "PromptTuning"
             ),
         ),
         Rule(

@@ -12,6 +12,7 @@ from itertools import chain
 from finetune_api.meta import AUTO
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.status import Resolved
+from finetune_api.v1alpha1.tuning import VIRTUAL_TOKENS
 from finetune_trainer.data.packed_row import PackedRow
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import TokenRow
@@ -64,6 +65,9 @@ def decide(
     wanted = spec.data.packing
     if wanted == "Disabled" or data.stream is not None:
         return data, []
+    if wanted == AUTO and spec.tuning.type in VIRTUAL_TOKENS:
+        why = "virtual tokens stand once before a sequence, so only its first row would follow them"
+        return data, [Resolved(field="data.packing", value="Disabled", why=why)]
     packed = pack(data.train, data.max_length)
     against = _against(spec, len(data.train), len(packed)) if wanted == AUTO else None
     if against:

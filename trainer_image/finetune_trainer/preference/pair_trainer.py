@@ -15,7 +15,7 @@ from finetune_trainer.preference.answer_trainer import AnswerTrainer
 from finetune_trainer.preference.objectives import Objective
 from finetune_trainer.preference.pairs import PairFigures, answer_labels, forward
 from finetune_trainer.preference.step import Size
-from finetune_trainer.sanity import as_before_training
+from finetune_trainer.sanity import before_first_step
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ReferenceFreePairs(AnswerTrainer):
     def compute_loss(self, model: Model, inputs: Batch, *_: Foreign, **__: Foreign) -> torch.Tensor:
         """The share of one forward pass in the loss of its step."""
         if self.state.global_step == 0:
-            with as_before_training(model), torch.no_grad():
+            with before_first_step(model), torch.no_grad():
                 loss = float(self._of_pass(self._terms(model, inputs), inputs))
             self.unchanged += loss / len(self._passes)
         terms = self._terms(model, inputs)

@@ -19,7 +19,7 @@ from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.preference.pairs import PairFigures
 from finetune_trainer.preference.step import Size, WholeStep
 from finetune_trainer.resolve import Settings
-from finetune_trainer.sanity import as_before_training
+from finetune_trainer.sanity import before_first_step
 
 
 def dataset(rows: Sequence[PreferenceRow]) -> Dataset:
@@ -63,7 +63,7 @@ class ScoredPairs(WholeStep, RewardTrainer):
         """The share of one forward pass in the loss of its step."""
         share = self.share(inputs).rows
         if self.state.global_step == 0:
-            with as_before_training(model):
+            with before_first_step(model):
                 loss = float(self.pair_figures(inputs, model).loss.mean())
             self.unchanged += share * loss / len(self._passes)
         # TRL writes into the batch that it is given.

@@ -27,7 +27,7 @@ from finetune_trainer.sanity import KnownAnswer, fingerprints, require_movement
 from finetune_trainer.storage import Place
 from finetune_trainer.training_log import TrainingLog
 from finetune_trainer.tuning import companion as companions
-from finetune_trainer.tuning import optimizer
+from finetune_trainer.tuning import optimizer, virtual_tokens
 from finetune_trainer.tuning.companion import Companion
 from finetune_trainer.tuning.targets import count_parameters
 from finetune_trainer.watch import Measures, Watch, Watched
@@ -90,6 +90,7 @@ def prepare(recipe: Recipe, context: Context, machine: Machine | None = None) ->
     resolved = foresight.hedged(resolved, machine)
     ready = Ready(context, tokenizer, config, data, settings, resolved)
     told = companions.foretold(spec.tuning, recipe.updates(ready))
+    told += virtual_tokens.told(spec.tuning, tokenizer)
     ready = foresight.complete(recipe, replace(ready, resolved=[*resolved, *told]))
     context.reporter.resolved(ready.resolved, ready.data.plan)
     return ready

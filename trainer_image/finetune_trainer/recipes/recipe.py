@@ -21,6 +21,7 @@ from finetune_trainer.early_stopping import Criterion
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
 from finetune_trainer.resolve import Machine, Settings, resolve
 from finetune_trainer.sanity import KnownAnswer
+from finetune_trainer.tuning import virtual_tokens
 from finetune_trainer.tuning.apply import apply
 from finetune_trainer.tuning.base import load_base
 from finetune_trainer.tuning.starts import start
@@ -71,7 +72,7 @@ def given(
         examples=context.examples,
         data=context.run.spec.data,
         tokenizer=tokenizer,
-        limit=model.position_limit(config),
+        limit=virtual_tokens.room(model.position_limit(config), context.run.spec.tuning),
         seed=context.run.spec.training.seed,
         vocabulary=config.get_text_config().vocab_size,
         answer_tokens=answer_tokens,
@@ -121,6 +122,7 @@ class Recipe(ABC):
         model.check_vocabulary(ready.tokenizer, base, source.uri)
         checkpointing = settings.gradient_checkpointing
         net = apply(base, spec.tuning, source.identity, head, checkpointing=checkpointing)
+        virtual_tokens.start(net, spec.tuning, ready.tokenizer)
         return start(net, spec.tuning, partial(model.load_merged, source, ready.config, head))
 
     def settle(self, ready: Ready, net: Model) -> Ready:

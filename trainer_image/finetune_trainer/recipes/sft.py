@@ -27,7 +27,7 @@ from finetune_trainer.evaluation import TokenLoss, mean_loss
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
 from finetune_trainer.recipes.recipe import Ready, Recipe, given
 from finetune_trainer.resolve import Machine, Settings, resolve
-from finetune_trainer.sanity import KnownAnswer, as_before_training
+from finetune_trainer.sanity import KnownAnswer, before_first_step
 from finetune_trainer.watch import Measures, Watch
 
 FIRST_LOSS_TOLERANCE = 0.05
@@ -49,7 +49,7 @@ class FirstStep(SFTTrainer):
     ) -> Foreign:
         """The loss of one forward pass."""
         if self.state.global_step == 0:
-            with as_before_training(model):
+            with before_first_step(model):
                 self.unchanged.add(model, inputs)
         loss = super().compute_loss(model, inputs, *rest, **named)
         if "position_ids" in inputs:

@@ -10,7 +10,7 @@ from transformers import Seq2SeqTrainer, Trainer
 from finetune_trainer.batches import Batch
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.resolve import Settings
-from finetune_trainer.sanity import as_before_training
+from finetune_trainer.sanity import before_first_step
 from finetune_trainer.supervised.loss import Mean, judged, label_logits, summed
 
 
@@ -44,7 +44,7 @@ class LabelTrainer(Trainer):
 
     def _look_at_unchanged(self, model: Model, inputs: Batch) -> None:
         # With the same draws of dropout as the pass that follows, so that both losses are the same.
-        with torch.random.fork_rng(), as_before_training(model):
+        with torch.random.fork_rng(), before_first_step(model):
             model.train()
             self.unchanged.add(judged(model, inputs, self._settings), inputs["labels"])
 

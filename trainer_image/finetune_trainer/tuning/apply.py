@@ -13,7 +13,7 @@ from finetune_api.v1alpha1.tuning import Tuning, TuningType
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Model
 from finetune_trainer.heads import Head
-from finetune_trainer.tuning import adalora, ia3, lora
+from finetune_trainer.tuning import adalora, generation, ia3, lora, virtual_tokens
 
 Configure = Callable[[Model, Tuning, Head], PeftConfig]
 
@@ -23,6 +23,9 @@ CONFIGURATIONS: dict[TuningType, Configure] = {
     "QLoRA": lora.config,
     "AdaLoRA": adalora.config,
     "IA3": ia3.config,
+    "PrefixTuning": virtual_tokens.config,
+    "PromptTuning": virtual_tokens.config,
+    "PTuning": virtual_tokens.config,
 }
 
 
@@ -53,4 +56,4 @@ def apply(model: Model, tuning: Tuning, source: str, head: Head, *, checkpointin
             # PEFT does so for its own; in bfloat16, a head would lose small updates.
             parameter.data = parameter.data.float()
     adapted.peft_config["default"].base_model_name_or_path = source
-    return adapted
+    return generation.install(adapted)
