@@ -93,7 +93,6 @@ CHECKS: tuple[Check, ...] = (
         lambda s: s.checkpoints.keep is not None,
         "there are no checkpoints in this version",
     ),
-    Check("output.merged", lambda s: s.output.merged, "merged weights are not published yet"),
     Check(
         "output.uri",
         lambda s: _scheme(s.output.uri) == "pvc",

@@ -55,6 +55,7 @@ def model_card(facts: Facts) -> str:
         _data(facts.plan),
         _figures(facts.evaluation),
         f"## Load it\n\n```python\n{_load(facts)}\n```\n",
+        _merged(facts),
         "`finetune-trainer generate URI --prompt ...` answers from the output's URI alone.\n",
         f"## Spec\n\n```json\n{json.dumps(spec.to_dict(), indent=2)}\n```\n",
         f"## Chosen by the trainer\n\n| field | value | why |\n|---|---|---|\n{_table(facts)}",
@@ -116,6 +117,15 @@ def _load(facts: Facts) -> str:
     ]
     lines += [f"model = PeftModel.from_pretrained(model, {folder})", tokenizer]
     return f"from peft import PeftModel\n{names}\n" + "\n".join(lines)
+
+
+def _merged(facts: Facts) -> str:
+    if not facts.run.spec.output.merged:
+        return ""
+    return (
+        "The folder `merged` holds the same as one model, with the adapter added into the weights of "
+        "its base, in the dtype of the base.\n"
+    )
 
 
 def _table(facts: Facts) -> str:

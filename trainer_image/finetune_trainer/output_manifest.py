@@ -39,6 +39,19 @@ class OutputFile(ApiModel):
     sha256: str
 
 
+class MergedVerification(ApiModel):
+    """The same for the merged weights."""
+
+    max_logit_difference: float
+    """Largest difference to the logits of the adapter on its base, neither quantised."""
+
+    tolerance: float
+    """Largest difference that would have been accepted: rounding to the dtype of the base."""
+
+    adapter_logit_difference: float
+    """Largest difference that the adapter makes; what rounding lost is to be held against it."""
+
+
 class Verification(ApiModel):
     """What came out when the output was opened again from storage."""
 
@@ -47,6 +60,9 @@ class Verification(ApiModel):
 
     tolerance: float
     """Largest difference that would have been accepted."""
+
+    merged: MergedVerification | None = None
+    """The same for the merged weights, if they were published."""
 
 
 class OutputManifest(ApiModel):

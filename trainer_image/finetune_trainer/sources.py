@@ -20,6 +20,8 @@ from finetune_trainer.storage import Storage
 MAX_CHAIN = 8
 """Adapters upon adapters that are followed."""
 WEIGHTS = ".safetensors"
+MERGED = "merged"
+"""Folder of merged weights in an output."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,13 @@ class Finder:
         storage: The stores of this run.
         jobs: Root of the output of each other job, by its `job://` URI.
         local: Whether `file://` may be followed when a manifest names it.
+        merged: Whether to take an output's merged weights, if it has any, and not its adapter.
     """
 
-    def __init__(self, storage: Storage, jobs: Mapping[str, str], *, local: bool) -> None:
+    def __init__(
+        self, storage: Storage, jobs: Mapping[str, str], *, local: bool, merged: bool = True
+    ) -> None:
+        self._merged = merged
         self._storage = storage
         self._jobs = jobs
         self._local = local
@@ -178,7 +184,10 @@ class Finder:
     def _of_output(self, uri: str, output: Published, above: tuple[str, ...]) -> FoundModel:
         identity, job = output.root.uri, output.manifest.job
         why = f"the output of job {job.namespace}/{job.name}"
-        files = output.folder("merged") if output.has("merged/config.json") else output.files
+        # What lies on this output was trained on its merged weights.
+        wanted = self._merged or above
+        has_merged = output.has(f"{MERGED}/{model_files.CONFIG}")
+        files = output.folder(MERGED) if wanted and has_merged else output.files
         if any(file.name == model_files.CONFIG for file in files.files):
             chosen = model_files.choose(files.place, files.files)
             whole = Selection(files.place, chosen, files.digests)

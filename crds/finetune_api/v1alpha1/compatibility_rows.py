@@ -108,6 +108,11 @@ REFUSALS: tuple[Refusal, ...] = (
         silent="the merged weights carry the quantisation error with the opposite sign",
     ),
     Refusal(
+        "full tuning has no adapter to merge: its output is the whole model; leave `output.merged` out",
+        tunings=("Full",),
+        merged=True,
+    ),
+    Refusal(
         "PEFT makes no virtual tokens for models that fill masks; use LoRA or IA3",
         tasks=("fill-mask",),
         tunings=VIRTUAL_TOKENS,

@@ -6,6 +6,7 @@ from typing import Any
 import bitsandbytes
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
@@ -13,6 +14,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     BitsAndBytesConfig,
 )
+from trl import SFTConfig, SFTTrainer
 
 from finetune_api.v1alpha1.tuning import Tuning
 from finetune_trainer import heads, memory, model, save
@@ -20,7 +22,7 @@ from finetune_trainer.heads import CAUSAL, SEQUENCE_CLASSIFICATION, SEQUENCE_TO_
 from finetune_trainer.sources import ModelSource
 from finetune_trainer.tuning import starts
 from finetune_trainer.tuning.apply import apply
-from finetune_trainer.tuning.base import load_base
+from finetune_trainer.tuning.base import keeping_dtypes, load_base
 from finetune_trainer.tuning.targets import count_parameters
 from support.jobs import spec
 from support.tiny_models import tiny_model
@@ -197,3 +199,19 @@ def _settings() -> Any:
         weights = "Float32"
 
     return Held()
+
+
+def test_no_trainer_casts_what_is_trained(model_folder: Path, tmp_path: Path) -> None:
+    net = adapted(quantized(source(model_folder), "NF4", CAUSAL, tmp_path), tuning("NF4"))
+
+    def dtypes() -> set[torch.dtype]:
+        arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none")
+        tokenizer = model.load_tokenizer(model_folder, "s3://b/base", None)
+        rows = Dataset.from_list([{"text": "The colour of the thing is red."}])
+        SFTTrainer(net, arguments, train_dataset=rows, processing_class=tokenizer)
+        return {each.dtype for each in net.parameters() if each.requires_grad}
+
+    with keeping_dtypes(net):
+        assert dtypes() == {torch.float32}
+    assert net.is_loaded_in_4bit
+    assert dtypes() == {torch.bfloat16}

@@ -8,12 +8,17 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
+from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.__main__ import app
+from finetune_trainer.environment import read
+from finetune_trainer.sources import Finder
+from finetune_trainer.storage import Storage
 from support.preference_data import preferences
-from support.tiny_models import chats, write_jsonl
+from support.tiny_models import chats, tiny_model, write_jsonl
 
 TRAINING = {"learningRate": 3e-3, "maxSteps": 10, "batchSize": 8}
 TOKENS = torch.arange(3, 40).unsqueeze(0)
@@ -107,3 +112,66 @@ def test_qlora_on_an_adapter_on_pairs(start: Start, laptop: Any, model_folder: P
     # The quantised base without the adapter is the reference.
     assert float(report.evaluation.loss_before) == pytest.approx(0.6931, abs=1e-3)
     assert float(report.evaluation.loss_after) < 0.65
+
+
+@pytest.mark.parametrize(
+    ("tuning", "stored"),
+    [
+        ({"type": "QLoRA", "quantization": {"type": "NF4"}}, torch.bfloat16),
+        ({"lora": {"variant": "DoRA"}}, torch.float32),
+        ({"lora": {"variant": "OLoRA"}}, torch.float16),
+    ],
+)
+def test_merged_weights_beside_the_adapter(
+    start: Start, laptop: Any, tmp_path: Path, tuning: dict[str, Any], stored: torch.dtype
+) -> None:
+    base = tiny_model(tmp_path / "base", "qwen2", dtype=str(stored).removeprefix("torch."))
+    start(tuning, output__merged=True, model__source=f"file://{base}")
+    output = folder(laptop)
+    manifest = json.loads((laptop.folder / "out" / "manifest.json").read_text())
+    checked = manifest["verification"]["merged"]
+    assert checked["maxLogitDifference"] <= checked["tolerance"]
+    assert checked["maxLogitDifference"] < 0.1 * checked["adapterLogitDifference"]
+    tensors = load_file(output / "merged" / "model.safetensors")
+    assert {each.dtype for each in tensors.values()} == {stored}
+    assert json.loads((output / "merged" / "config.json").read_text())["dtype"] == str(
+        stored
+    ).removeprefix("torch.")
+
+    # The formula by hand: W + alpha / rank * B A, at one module of a plain LoRA.
+    if "variant" not in tuning.get("lora", {}):
+        name = "model.layers.1.self_attn.v_proj"
+        whole = load_file(base / "model.safetensors")[f"{name}.weight"].float()
+        adapter = load_file(output / "adapter_model.safetensors")
+        a, b = (adapter[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
+        wanted = whole + 2 * b @ a
+        # Both the update and the sum are rounded to eight bits.
+        rounding = 2**-8 * (wanted.abs() + (wanted - whole).abs())
+        assert ((tensors[f"{name}.weight"].float() - wanted).abs() <= rounding).all()
+
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    alone = AutoModelForCausalLM.from_pretrained(output / "merged", dtype=torch.float32)
+    untuned = logits(plain)
+    adapted = logits(PeftModel.from_pretrained(plain, str(output)))
+    lost = (logits(alone) - adapted).norm() / (untuned - adapted).norm()
+    assert lost < {torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.1}[stored]
+    assert alone.config.use_cache
+    assert alone.generation_config.eos_token_id
+    assert AutoTokenizer.from_pretrained(output / "merged").chat_template
+    assert "`merged`" in (output / "README.md").read_text()
+    # What is evaluated again is the adapter; what another job goes on from are the merged weights.
+    answered = CliRunner().invoke(app, ["evaluate", str(laptop.folder / "out")])
+    assert answered.exit_code == 0, answered.output
+    storage = Storage(None, read({}, tmp_path))
+    found = Finder(storage, {}, local=True).model(f"file://{laptop.folder / 'out'}")
+    assert not found.adapters
+    assert found.fetch(tmp_path / "fetched").folder.name == "merged"
+
+
+@pytest.mark.parametrize(
+    "tuning", [{"type": "Full"}, {"type": "PromptTuning"}, {"type": "PrefixTuning"}]
+)
+def test_what_cannot_be_merged_is_refused_at_apply(laptop: Any, tuning: dict[str, Any]) -> None:
+    outcome = laptop.run({"tuning": tuning, "output.merged": True})
+    assert outcome.report.reason is Reason.INVALID_SPEC
+    assert "merge" in outcome.report.message

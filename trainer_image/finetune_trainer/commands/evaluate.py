@@ -157,7 +157,7 @@ def _measure(recipe: Recipe, ready: Ready, net: Model) -> Measures:
     """The held-out figures of a model."""
     log = TrainingLog(ready.context.output_folder, tensorboard=False)
     watch = course.watch_over(recipe, ready, log, dict, lambda: None)
-    trainer = recipe.build_trainer(ready, net, watch)
+    trainer = recipe.make_trainer(ready, net, watch)
     measures = course.measured(recipe, ready, trainer)
     log.close()
     return measures

@@ -56,10 +56,12 @@ class Workplace:
     def find(self, uri: str) -> FoundModel:
         """The output (or plain model) at a URI, or at a path of this machine.
 
+        Of an output with merged weights it is the adapter, which is what was evaluated.
+
         Raises:
             TrainerError: Why it cannot be had.
         """
-        return Finder(self.storage, {}, local=True).model(as_uri(uri))
+        return Finder(self.storage, {}, local=True, merged=False).model(as_uri(uri))
 
     def fetch(self, found: FoundModel) -> ModelSource:
         """Make it readable locally."""

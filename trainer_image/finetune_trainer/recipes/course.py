@@ -13,18 +13,17 @@ from transformers import set_seed
 
 from finetune_api.records import Report
 from finetune_api.v1alpha1.status import Evaluation, Metric, Plan, Resolved
-from finetune_trainer import compatible, heads, model, publish, samples, save, verify
+from finetune_trainer import compatible, heads, merged, model, publish, samples, save, verify
 from finetune_trainer.context import Context
 from finetune_trainer.data import contract as contracts
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.foreign import Foreign, Model, Tokenizer
 from finetune_trainer.model_card import Facts
-from finetune_trainer.output_manifest import OutputFile, Verification
 from finetune_trainer.recipes import foresight
 from finetune_trainer.recipes.recipe import Ready, Recipe
+from finetune_trainer.recipes.returned import Returned, verify_returned
 from finetune_trainer.resolve import Machine
 from finetune_trainer.sanity import KnownAnswer, fingerprints, require_movement
-from finetune_trainer.storage import Place
 from finetune_trainer.training_log import TrainingLog
 from finetune_trainer.tuning import companion as companions
 from finetune_trainer.tuning import optimizer, virtual_tokens
@@ -51,11 +50,18 @@ def run(recipe: Recipe, context: Context) -> Report:
     # Only now is the trained model out of memory, and the published one can be loaded beside nothing.
     gc.collect()
     torch.cuda.empty_cache()
+    if ready.spec.output.merged:
+        context.reporter.phase("Saving")
+        places = (context.output_folder, context.base)
+        merged.write(*places, ready.config, recipe.head(ready.spec), ready.tokenizer)
     place = publish.attempt_place(context.output, context.run)
     context.reporter.phase("Publishing")
     files = publish.upload(context.output_folder, place)
     context.reporter.phase("Verifying")
-    verification = verify_published(recipe, ready, trained, place, files)
+    folder = publish.fetch_back(place, context.scratch / "verify")
+    verify.check_digests(folder, files)
+    returned = Returned(recipe, ready, folder, trained.labels)
+    verification = verify_returned(returned, trained.reference)
     facts = (trained.resolved, trained.plan, trained.evaluation)
     manifest = publish.make_manifest(
         context.run, context.base, place, files, facts, verification, trained.labels
@@ -127,9 +133,7 @@ def train(recipe: Recipe, ready: Ready) -> Trained:
 
     companion = companions.of(net, spec.tuning, recipe.updates(ready))
     watch = watch_over(recipe, ready, log, measure, known_answer, companion)
-    trainer = recipe.build_trainer(ready, net, watch)
-    if spec.tuning.quantization:
-        optimizer.hold_in_float32(net)
+    trainer = recipe.make_trainer(ready, net, watch)
     optimizer.install(trainer, net, spec.tuning)
     before = measure() if ready.data.evaluation else None
     questions = questions_of(recipe, ready)
@@ -213,27 +217,6 @@ def compared(before: Measures | None, after: Measures | None) -> Evaluation | No
         loss_after=f"{after['loss']:.4f}" if has_loss else None,
         metrics=metrics or None,
     )
-
-
-def verify_published(
-    recipe: Recipe, ready: Ready, trained: Trained, place: Place, files: list[OutputFile]
-) -> Verification:
-    """Read the output back from storage and compare it with what was trained."""
-    context = ready.context
-    folder = publish.fetch_back(place, context.scratch / "verify")
-    verify.check_digests(folder, files)
-    full, head = ready.spec.tuning.type == "Full", recipe.head(ready.spec)
-    reopened = verify.reopen(
-        folder,
-        context.base,
-        ready.settings,
-        head,
-        trained.labels,
-        full=full,
-        quantization=ready.spec.tuning.quantization,
-        scratch=context.scratch,
-    )
-    return verify.compare(reopened, trained.reference, ready.settings)
 
 
 def _with_parameters(ready: Ready, net: Model) -> Plan:

@@ -23,7 +23,7 @@ from finetune_trainer.resolve import Machine, Settings, resolve
 from finetune_trainer.sanity import KnownAnswer
 from finetune_trainer.tuning import virtual_tokens
 from finetune_trainer.tuning.apply import apply
-from finetune_trainer.tuning.base import load_base
+from finetune_trainer.tuning.base import keeping_dtypes, load_base
 from finetune_trainer.tuning.starts import start
 from finetune_trainer.watch import Measures, Watch
 
@@ -145,6 +145,11 @@ class Recipe(ABC):
     def updates(self, ready: Ready) -> int:
         """How often the weights are updated."""
         return ready.settings.total_steps
+
+    def make_trainer(self, ready: Ready, net: Model, watch: Watch) -> Foreign:
+        """What `build_trainer` gives, with every number in the dtype that it had before."""
+        with keeping_dtypes(net):
+            return self.build_trainer(ready, net, watch)
 
     @abstractmethod
     def build_trainer(self, ready: Ready, net: Model, watch: Watch) -> Foreign:

@@ -7,9 +7,12 @@ not used: it holds norms and embeddings in float32, which costs memory and is of
 """
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
@@ -55,6 +58,24 @@ def load_base(
     whole = whole_source(source, config, head, scratch / "merged-base")
     packed = packing(quantization, config, head, DTYPES[precision])
     return load_model(whole, config, precision, device, head, packed)
+
+
+@contextmanager
+def keeping_dtypes(model: Model) -> Iterator[None]:
+    """Keep a trainer that is made here from casting what is trained to bfloat16.
+
+    TRL does so on a quantised base, and small updates would be lost; it tells one by these two marks.
+    """
+    marks = ("is_loaded_in_4bit", "is_loaded_in_8bit")
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    before = {mark: getattr(base, mark) for mark in marks if getattr(base, mark, False)}
+    try:
+        for mark in before:
+            setattr(base, mark, False)
+        yield
+    finally:
+        for mark, value in before.items():
+            setattr(base, mark, value)
 
 
 def packing(

@@ -57,12 +57,5 @@ def install(trainer: Foreign, model: Model, tuning: Tuning) -> None:
     trainer.optimizer = kind(groups, **settings)
 
 
-def hold_in_float32(model: Model) -> None:
-    """Undo that TRL casts adapters on a quantised base to bfloat16: small updates would be lost."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-
-
 def _group(parameters: list[Parameter], rate: float, decay: float) -> dict[str, Any]:
     return {"params": parameters, "lr": rate, "weight_decay": decay}

@@ -1,0 +1,96 @@
+"""The tuned model as one: the adapter added into the weights of its base, published beside the adapter.
+
+Called by `recipes.course` once the trained model is out of memory. The base is loaded as it is stored
+and never quantised, whatever it was trained on, and the sum is stored in its dtype. What came back from
+storage is held against the adapter on the same base.
+"""
+
+from pathlib import Path
+
+import torch
+
+from finetune_api.v1alpha1.reasons import Reason
+from finetune_trainer import merge, stopping
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.foreign import Model, ModelConfig, Tokenizer
+from finetune_trainer.heads import Head
+from finetune_trainer.model import load_merged, stored_dtype
+from finetune_trainer.output_manifest import MergedVerification
+from finetune_trainer.resolve import Settings
+from finetune_trainer.sources import MERGED, ModelSource
+from finetune_trainer.verify import TOLERANCES, Reference, reference
+
+# Relative to the largest logit. Every weight is rounded once more to its dtype when the adapter is added
+# to it, and each layer passes that on: some ten roundings of 2^-8 in bfloat16, of 2^-11 in float16.
+ROUNDING = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+
+
+def write(
+    folder: Path, base: ModelSource, config: ModelConfig, head: Head, tokenizer: Tokenizer
+) -> None:
+    """Add the adapter in a folder to its base; the sum goes into the folder `merged` within.
+
+    Args:
+        folder: The output, with its adapter.
+        base: The model that was tuned.
+        config: Of the base, with the names of classes if there are any.
+        head: Which head the model carries.
+        tokenizer: With the chat template that was trained on.
+
+    Raises:
+        TrainerError: CorruptModel if the sum is not finite; UnsupportedModel if there is no sum.
+    """
+    model = merge.merge(load_merged(base, config, head), folder, "the adapter")
+    # Switched off for training.
+    model.config.use_cache = getattr(config, "use_cache", True)
+    model.save_pretrained(folder / MERGED)
+    if model.can_generate():
+        start = getattr(config, "decoder_start_token_id", None)
+        stopping.write(folder / MERGED, stopping.generation_config(base, tokenizer, start))
+    tokenizer.save_pretrained(folder / MERGED)
+
+
+@torch.no_grad()
+def expected(model: Model, trained: Reference, settings: Settings) -> tuple[Reference, float]:
+    """What the merged model must say, and how far the adapter moves any logit.
+
+    Args:
+        model: The adapter on a base that is not quantised.
+        trained: For the rows.
+        settings: For device and precision.
+    """
+    tuned = reference(model, trained.batch, settings)
+    with model.disable_adapter():
+        plain = reference(model, trained.batch, settings)
+    return tuned, float((tuned.logits - plain.logits).abs().max())
+
+
+def compare(
+    model: Model, wanted: Reference, moved: float, base: ModelSource, settings: Settings
+) -> MergedVerification:
+    """Compare the merged model with the adapter on its base.
+
+    Args:
+        model: As it came back from storage.
+        wanted: From `expected`.
+        moved: From `expected`.
+        base: For the dtype that it is stored in.
+        settings: For device and precision.
+
+    Raises:
+        TrainerError: OutputVerificationFailed with the difference.
+    """
+    logits = reference(model, wanted.batch, settings).logits
+    difference = float((logits - wanted.logits).abs().max())
+    scale = max(1.0, float(wanted.logits.abs().max()))
+    rounding = ROUNDING.get(stored_dtype(base.folder), 0.0)
+    tolerance = scale * max(rounding, TOLERANCES[settings.precision])
+    if not difference <= tolerance:
+        message = (
+            f"the merged model's logits differ from the adapter's by {difference:.3g}; "
+            f"accepted is {tolerance:.3g}"
+        )
+        raise TrainerError(Reason.OUTPUT_VERIFICATION_FAILED, message)
+    return MergedVerification(
+        max_logit_difference=difference, tolerance=tolerance, adapter_logit_difference=moved
+    )
