@@ -47,11 +47,6 @@ CHECKS: tuple[Check, ...] = (
         "tuning by PEFT's own names is not there yet",
     ),
     Check(
-        "training.optimizer",
-        lambda s: s.training.optimizer not in (AUTO, "AdamW"),
-        "the optimizer is AdamW in this version",
-    ),
-    Check(
         "training.precision",
         lambda s: s.training.precision == "Float16",
         "Float16 needs loss scaling, which is not there yet; use BFloat16 or Float32",
@@ -60,11 +55,6 @@ CHECKS: tuple[Check, ...] = (
         "training.kernels",
         lambda s: s.training.kernels == "Triton",
         "there are no Triton kernels in this version; use Auto or Torch",
-    ),
-    Check(
-        "training.scheduler.type",
-        lambda s: s.training.scheduler.type == "WarmupStableDecay",
-        "use Cosine, Linear or Constant in this version",
     ),
     Check("training.extra", lambda s: bool(s.training.extra), "extra arguments are not read yet"),
     Check("resources.nodes", lambda s: s.resources.nodes > 1, "one node in this version"),

@@ -18,8 +18,9 @@ from finetune_trainer.resolve import Settings
 
 WIDTHS = {"Float32": 4, "BFloat16": 2}
 """Bytes of a number."""
-ADAM_BYTES = 8
-"""Bytes that AdamW keeps for each trained parameter: two moments in float32."""
+OPTIMIZER_BYTES = {"AdamW": 8.0, "AdamW8bit": 2.0, "PagedAdamW8bit": 2.0, "Adafactor": 0.0}
+"""Bytes that an optimiser keeps for each trained parameter: two moments in float32, or in 8 bits.
+Adafactor keeps sums of rows and columns, which are next to nothing."""
 GPU_RUNTIME = 2**30
 """Bytes that the driver, the libraries and their workspaces take on a GPU."""
 LOGIT_ROWS = 1024
@@ -81,7 +82,7 @@ def estimate(
     return Memory(
         weights=weights,
         gradients=4 * trained,
-        optimizer=ADAM_BYTES * trained,
+        optimizer=round(OPTIMIZER_BYTES[settings.optimizer] * trained),
         activations=shape.activations(tokens, settings),
         logits=shape.logits(tokens, spec),
         reference=weights if copied else 0,

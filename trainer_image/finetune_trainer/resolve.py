@@ -50,9 +50,11 @@ class Settings:
     Attributes:
         precision: `Float32` or `BFloat16`: arithmetic of forward and backward pass.
         weights: The same words: how the trained model's base weights are held.
+        scheduler: As in the spec.
         warmup_steps: Steps in which the rate rises from zero.
         log_every: Steps between log entries.
         evaluate_every: Steps between evaluations in training; None for before and after only.
+        optimizer: As in the spec, but never `Auto`.
     """
 
     device: str
@@ -71,6 +73,7 @@ class Settings:
     seed: int
     log_every: int
     evaluate_every: int | None
+    optimizer: str = "AdamW"
 
     @property
     def accumulation(self) -> int:
@@ -125,6 +128,7 @@ def resolve(
         seed=training.seed,
         log_every=_log_every(training, total, notes),
         evaluate_every=training.evaluate_every_steps,
+        optimizer=_optimizer(training, notes),
     )
     return settings, notes.list
 
@@ -209,6 +213,13 @@ def _total_steps(training: Training, rows: int, batch: int, notes: _Notes) -> in
     steps = max(1, ceil(epochs * ceil(rows / batch)))
     notes.add("training.maxSteps", steps, f"{epochs:g} epochs of {rows} rows in batches of {batch}")
     return steps
+
+
+def _optimizer(training: Training, notes: _Notes) -> str:
+    if training.optimizer != AUTO:
+        return training.optimizer
+    notes.add("training.optimizer", "AdamW", "exact; the others save memory")
+    return "AdamW"
 
 
 def _learning_rate(spec: FineTuneJobSpec, notes: _Notes) -> float:

@@ -1,14 +1,17 @@
 """Our translation tables against the classes that are installed."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
-from transformers import Seq2SeqTrainingArguments, TrainingArguments
+import pytest
+import torch
+from transformers import Seq2SeqTrainingArguments, TrainingArguments, get_scheduler
 from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 from trl import SFTConfig
 
-from finetune_api.v1alpha1.training import Scheduler
-from finetune_trainer import arguments
+from finetune_api.v1alpha1.training import Scheduler, Training
+from finetune_trainer import arguments, memory
 from finetune_trainer.resolve import Settings
 
 SETTINGS = Settings(
@@ -49,7 +52,32 @@ def test_every_argument_of_the_trainers_of_labels_exists(tmp_path: Path) -> None
         assert kind(**given).train_batch_size == 2
 
 
+def test_every_optimizer_has_a_name() -> None:
+    ours = set(Training.model_fields["optimizer"].annotation.__args__) - {"Auto"}
+    assert set(arguments.OPTIMIZERS) == set(memory.OPTIMIZER_BYTES) == ours
+    assert set(arguments.OPTIMIZERS.values()) <= {each.value for each in OptimizerNames}
+
+
+def test_a_stable_rate_falls_in_the_last_fifth() -> None:
+    settings = replace(
+        SETTINGS, scheduler="WarmupStableDecay", total_steps=50, warmup_steps=5, learning_rate=1.0
+    )
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = get_scheduler(
+        arguments.SCHEDULERS[settings.scheduler], optimizer, 5, 50,
+        arguments.scheduler_arguments(settings),
+    )  # fmt: skip
+    rates = []
+    for _ in range(51):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[:5] == [0, 0.2, 0.4, 0.6, 0.8]
+    assert set(rates[5:41]) == {1.0}
+    assert rates[40:] == pytest.approx([1 - (n / 10) ** 0.5 for n in range(11)])
+
+
 def test_every_supported_schedule_has_a_name() -> None:
-    ours = set(Scheduler.model_fields["type"].annotation.__args__) - {"WarmupStableDecay"}
+    ours = set(Scheduler.model_fields["type"].annotation.__args__)
     assert set(arguments.SCHEDULERS) == ours
     assert set(arguments.SCHEDULERS.values()) <= {each.value for each in SchedulerType}

@@ -62,6 +62,7 @@ def test_everything_auto_on_a_cpu() -> None:
         "training.weightDecay": "0",
         "training.scheduler.warmupSteps": "19",
         "training.logEverySteps": "1",
+        "training.optimizer": "AdamW",
     }
 
 
@@ -92,9 +93,11 @@ def test_what_is_given_is_taken_and_not_noted() -> None:
         "training.scheduler": {"type": "Linear", "warmupSteps": 2},
         "training.logEverySteps": 5,
         "training.evaluateEverySteps": 3,
+        "training.optimizer": "Adafactor",
     }
     found, notes = settings(training)
     assert notes == {}
+    assert found.optimizer == "Adafactor"
     assert (found.total_steps, found.batch_size, found.micro_batch_size) == (7, 6, 3)
     assert (found.learning_rate, found.weight_decay) == (0.5, 0.25)
     assert (found.precision, found.weights) == ("BFloat16", "BFloat16")

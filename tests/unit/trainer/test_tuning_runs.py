@@ -5,11 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import Adafactor, AutoModelForCausalLM, AutoTokenizer, Trainer
 from typer.testing import CliRunner
 
 from finetune_api.v1alpha1.reasons import Reason
@@ -175,3 +176,32 @@ def test_what_cannot_be_merged_is_refused_at_apply(laptop: Any, tuning: dict[str
     outcome = laptop.run({"tuning": tuning, "output.merged": True})
     assert outcome.report.reason is Reason.INVALID_SPEC
     assert "merge" in outcome.report.message
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("AdamW8bit", bitsandbytes.optim.AdamW),
+        ("PagedAdamW8bit", bitsandbytes.optim.AdamW),
+        ("Adafactor", Adafactor),
+    ],
+)
+def test_each_optimizer_trains(
+    start: Start, monkeypatch: pytest.MonkeyPatch, name: str, kind: Any
+) -> None:
+    made: list[Any] = []
+    create = Trainer.create_optimizer
+
+    def noting(self: Any, *arguments: Any) -> Any:
+        made.append(create(self, *arguments))
+        return made[-1]
+
+    monkeypatch.setattr(Trainer, "create_optimizer", noting)
+    scheduler = {"type": "WarmupStableDecay"}
+    training = {**TRAINING, "maxSteps": 8, "optimizer": name, "scheduler": scheduler}
+    report = start({"lora": {"learningRateRatio": 2}}, training=training)
+    assert float(report.evaluation.loss_after) < 0.8 * float(report.evaluation.loss_before)
+    assert {type(each) for each in made} == {kind}
+    if kind is not Adafactor:
+        assert made[0].args.optim_bits == 8
+    assert getattr(made[0], "is_paged", False) == name.startswith("Paged")

@@ -15,7 +15,7 @@ from finetune_api.v1alpha1.method import Generation
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer import model, reference
-from finetune_trainer.arguments import SCHEDULERS
+from finetune_trainer.arguments import SCHEDULERS, scheduler_arguments
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Foreign, Model
@@ -26,7 +26,7 @@ from finetune_trainer.recipes.online import Online, judge
 from finetune_trainer.recipes.recipe import Ready
 from finetune_trainer.reference import Reference
 from finetune_trainer.resolve import Machine, Settings
-from finetune_trainer.tuning.optimizer import parameter_groups
+from finetune_trainer.tuning.optimizer import make_optimizer
 from finetune_trainer.watch import Measures, Watch
 
 FIGURES = (
@@ -126,8 +126,8 @@ def _told(spec: FineTuneJobSpec) -> list[Resolved]:
 
 def _optimization(ready: Ready, net: Model, head: ValueHead, watch: Watch) -> Optimization:
     settings = ready.settings
-    groups = parameter_groups(net, ready.spec.tuning, settings.learning_rate, settings.weight_decay)
-    policy = torch.optim.AdamW(groups)
+    folder = ready.context.scratch / "trainer"
+    policy = make_optimizer(net, ready.spec.tuning, settings, folder)
     rate = _block(ready.spec).value_learning_rate
     values = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=0.0)
     updates = iter(range(1, 2**63))
@@ -146,5 +146,10 @@ def _optimization(ready: Ready, net: Model, head: ValueHead, watch: Watch) -> Op
 
 
 def _schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> Foreign:
-    name = SCHEDULERS[settings.scheduler]
-    return get_scheduler(name, optimizer, settings.warmup_steps, settings.total_steps)
+    return get_scheduler(
+        SCHEDULERS[settings.scheduler],
+        optimizer,
+        settings.warmup_steps,
+        settings.total_steps,
+        scheduler_arguments(settings),
+    )

@@ -1,15 +1,20 @@
-"""The optimiser where its rate is not the same for all parameters: LoRA+.
+"""The optimiser where transformers does not make it: LoRA+, whose rates differ, and PPO.
 
 Called by `recipes.course` before training, and by PPO, which has an optimiser of its own. Hayou et al.
 2024 (arXiv 2402.12354): B, which starts at zero, may learn much faster than A.
 """
 
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch.nn import Parameter
+from transformers import Trainer, TrainingArguments
 
 from finetune_api.v1alpha1.tuning import Tuning
+from finetune_trainer.arguments import trainer_arguments
 from finetune_trainer.foreign import Foreign, Model
+from finetune_trainer.resolve import Settings
 
 _B_NAMES = (".lora_B.", ".lora_embedding_B.")
 
@@ -37,6 +42,24 @@ def parameter_groups(
         _group(fast, learning_rate * ratio, weight_decay),
     ]
     return [group for group in groups if group["params"]]
+
+
+def make_optimizer(
+    model: Model, tuning: Tuning, settings: Settings, folder: Path
+) -> torch.optim.Optimizer:
+    """The optimiser that a trainer of transformers would make, for one that is none.
+
+    Args:
+        model: With its trainable parameters chosen.
+        tuning: The block of the spec.
+        settings: Of the run.
+        folder: Where a trainer may write.
+    """
+    arguments = TrainingArguments(**trainer_arguments(settings, folder))
+    kind, own = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    groups = parameter_groups(model, tuning, settings.learning_rate, settings.weight_decay)
+    optimizer: torch.optim.Optimizer = kind(groups, **own)
+    return optimizer
 
 
 def install(trainer: Foreign, model: Model, tuning: Tuning) -> None:
