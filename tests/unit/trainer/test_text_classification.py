@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from finetune_trainer import __main__ as program
@@ -173,6 +174,26 @@ def test_an_adapter_and_its_new_head(
     )
     assert code != 0
     assert "a model that classifies texts" in capsys.readouterr().err
+
+
+def test_virtual_tokens_are_stored_with_the_whole_new_head(
+    run: Run, laptop: Any, bert: Path
+) -> None:
+    tuning = {"type": "PTuning", "virtualTokens": {"virtualTokens": 4}}
+    run(bert, tuning=tuning, training={"maxSteps": 2, "batchSize": 8})
+    stored = load_file(published(laptop) / "adapter_model.safetensors")
+    # The base has neither, so both are new.
+    assert {name for name in stored if "pooler" in name or "classifier" in name} == {
+        f"base_model.{part}.{kind}"
+        for part in ("bert.pooler.dense", "classifier")
+        for kind in ("weight", "bias")
+    }
+
+
+def test_an_encoder_decoder_classifies(run: Run, laptop: Any, tmp_path: Path) -> None:
+    base = tiny_model(tmp_path / "model", "t5")
+    settings = {"learningRate": 5e-3, "maxSteps": 30, "batchSize": 8}
+    assert figures(run(base, training=settings))["accuracy"][1] > 0.7
 
 
 def test_early_stopping_looks_at_f1(run: Run, bert: Path) -> None:

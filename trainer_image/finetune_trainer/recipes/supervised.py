@@ -22,9 +22,11 @@ from finetune_trainer.supervised.scores import Scores, score
 from finetune_trainer.supervised.trainer import LabelTrainer
 from finetune_trainer.watch import Measures, Watch
 
-# Relative above 1. Where the adapter has dropout of its own, the draws of the model's are others.
+# Relative above 1.
 TOLERANCES = {"Float32": 2e-3, "BFloat16": 0.05}
-WITH_DROPOUT = 0.2
+# Where the adapter has dropout of its own, the draws of the model's are others; LoftQ starts nearer to
+# the base before it was quantised than the base is.
+WITH_DROPOUT, CORRECTED = 0.2, 0.05
 
 
 class Batches(Protocol):
@@ -85,8 +87,11 @@ class Supervised(Recipe):
     def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer:
         """The loss of the model before training, on the same rows and with the same dropout."""
         loss = trainer.unchanged.value
-        lora = ready.spec.tuning.lora
-        share = WITH_DROPOUT if lora and lora.dropout else TOLERANCES[ready.settings.precision]
+        lora, share = ready.spec.tuning.lora, TOLERANCES[ready.settings.precision]
+        if lora and lora.variant == "LoftQ":
+            share = max(share, CORRECTED)
+        if lora and lora.dropout:
+            share = max(share, WITH_DROPOUT)
         why = "that of the model before training, on the same rows"
         return KnownAnswer(loss, share * max(1.0, loss), why)
 

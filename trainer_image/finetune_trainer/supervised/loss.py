@@ -27,9 +27,9 @@ def label_logits(model: Model, batch: Batch) -> torch.Tensor:
         Of the shape of the labels, and (classes or vocabulary) at the end.
     """
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    if model.config.is_encoder_decoder:
-        # Its decoder reads what it should have written, one place later.
-        shift = model.prepare_decoder_input_ids_from_labels
+    # A decoder that writes reads what it should have written, one place later; one that classifies
+    # makes its own of the input.
+    if shift := getattr(model, "prepare_decoder_input_ids_from_labels", None):
         inputs["decoder_input_ids"] = shift(labels=batch["labels"])
     logits: torch.Tensor = model(**inputs).logits
     return logits

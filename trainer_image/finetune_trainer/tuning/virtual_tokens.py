@@ -17,6 +17,7 @@ from finetune_api.v1alpha1.tuning import VIRTUAL_TOKENS, Tuning, VirtualTokenTun
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Model, Tokenizer
 from finetune_trainer.heads import SEQUENCE_TO_SEQUENCE, Head
+from finetune_trainer.tuning.targets import whole_modules
 
 _FIELD = "tuning.virtualTokens"
 
@@ -26,16 +27,18 @@ def count(tuning: Tuning) -> int:
     return _block(tuning).virtual_tokens if tuning.type in VIRTUAL_TOKENS else 0
 
 
-def config(_: Model, tuning: Tuning, head: Head) -> PeftConfig:
+def config(model: Model, tuning: Tuning, head: Head) -> PeftConfig:
     """PEFT's configuration for a model.
 
     Args:
+        model: The base model, or its outline.
         tuning: The block of the spec.
         head: Which head the model carries.
     """
     arguments: dict[str, Any] = {
         "num_virtual_tokens": count(tuning),
         "task_type": head.peft_task,
+        "modules_to_save": whole_modules(model, head) or None,
     }
     if tuning.type == "PrefixTuning":
         return PrefixTuningConfig(**arguments)
