@@ -5,10 +5,9 @@ that it was resolved to; the course of a run is followed up to its measurements,
 """
 
 import io
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, TextIO
-
-from transformers import set_seed
 
 from finetune_api.run_file import RunFile
 from finetune_api.v1alpha1.reasons import Reason
@@ -16,7 +15,7 @@ from finetune_api.v1alpha1.status import Evaluation
 from finetune_trainer import inputs, recipes
 from finetune_trainer.commands.output import Workplace
 from finetune_trainer.context import Context
-from finetune_trainer.data.load import load
+from finetune_trainer.data.load import load as load_data
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Model
 from finetune_trainer.opening import load_source
@@ -24,9 +23,9 @@ from finetune_trainer.progress import MachineSink, Reporter
 from finetune_trainer.published import Published
 from finetune_trainer.recipes import course
 from finetune_trainer.recipes.recipe import Ready, Recipe
+from finetune_trainer.recipes.session import Session, compared, load
 from finetune_trainer.save import RUN_FILE
 from finetune_trainer.sources import FoundModel, ModelSource
-from finetune_trainer.training_log import TrainingLog
 from finetune_trainer.watch import Measures
 
 # Published figures have four decimals; bfloat16 has three digits, and other machines other sums.
@@ -65,10 +64,10 @@ def run(found: FoundModel, place: Workplace, stream: TextIO) -> None:
     given = pinned(_run_file(published), published)
     recipe = recipes.recipe_of(given.spec.method.type, given.spec.model.task)
     ready = course.prepare(recipe, _context(given, place))
-    net = _before(recipe, ready)
+    net = load(recipe, ready)
     before = _measure(recipe, ready, net)
-    after = _measure(recipe, replace(ready, before=net), _after(recipe, ready, place.fetch(found)))
-    again = course.compared(before, after)
+    trained = _trained(recipe, ready, place.fetch(found))
+    again = compared(before, _measure(recipe, replace(ready, before=net), trained))
     lines = compare(evaluation, again, TOLERANCES[ready.settings.precision])
     heads = [f"{head:>12}" for head in ("before", "after", "again", "again")]
     print(f"{'':24}{''.join(heads)}", *lines, sep="\n", file=stream, flush=True)
@@ -127,7 +126,7 @@ def _context(given: RunFile, place: Workplace) -> Context:
         run=given,
         models=inputs.fetch_models(found.models, scratch / "inputs"),
         resolved=found.resolved,
-        examples=load(given.spec, *inputs.fetch_data(found, scratch / "data")),
+        examples=load_data(given.spec, *inputs.fetch_data(found, scratch / "data")),
         output=place.storage.place(given.spec.output.uri, Reason.INTERNAL_ERROR),
         scratch=scratch,
         # There is nobody to report to.
@@ -136,13 +135,7 @@ def _context(given: RunFile, place: Workplace) -> Context:
     )
 
 
-def _before(recipe: Recipe, ready: Ready) -> Model:
-    """The model before training; a head that the base does not have starts as it did."""
-    set_seed(ready.settings.seed)
-    return recipe.load(ready)
-
-
-def _after(recipe: Recipe, ready: Ready, tuned: ModelSource) -> Model:
+def _trained(recipe: Recipe, ready: Ready, tuned: ModelSource) -> Model:
     """The model as it was published."""
     settings, head = ready.settings, recipe.head(ready.spec)
     place = (settings.weights, settings.device)
@@ -155,12 +148,8 @@ def _after(recipe: Recipe, ready: Ready, tuned: ModelSource) -> Model:
 
 def _measure(recipe: Recipe, ready: Ready, net: Model) -> Measures:
     """The held-out figures of a model."""
-    log = TrainingLog(ready.context.output_folder, tensorboard=False)
-    watch = course.watch_over(recipe, ready, log, dict, lambda: None)
-    trainer = recipe.make_trainer(ready, net, watch)
-    measures = course.measured(recipe, ready, trainer)
-    log.close()
-    return measures
+    with closing(Session(recipe, ready, net)) as session:
+        return session.measure()
 
 
 def _figures(evaluation: Evaluation) -> dict[str, tuple[float, float]]:
