@@ -256,9 +256,13 @@ def check_vocabulary(tokenizer: Tokenizer, model: Model, source: str) -> None:
 
 
 def _refuse_missing(info: dict[str, Any], source: str, head: Head) -> None:
-    missing = sorted(info.get("missing_keys") or ())
-    mismatched = sorted(str(key) for key in info.get("mismatched_keys") or ())
-    absent = [key for key in missing + mismatched if not _is_fresh(key, head)]
+    # Of a tensor of another shape: its name, the shape that is stored, the shape that is needed.
+    misshapen = {
+        name: f"{name} {list(stored)} in place of {list(needed)}"
+        for name, stored, needed in info.get("mismatched_keys") or ()
+    }
+    found = {name: name for name in info.get("missing_keys") or ()} | misshapen
+    absent = [found[name] for name in sorted(found) if not _is_fresh(name, head)]
     if absent:
         names = ", ".join(absent[:3])
         message = f"{source}: {len(absent)} tensors are missing or misshapen: {names}"

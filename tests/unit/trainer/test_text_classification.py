@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from finetune_trainer import __main__ as program
@@ -196,9 +197,42 @@ def test_an_encoder_decoder_classifies(run: Run, laptop: Any, tmp_path: Path) ->
     assert figures(run(base, training=settings))["accuracy"][1] > 0.7
 
 
+def test_a_job_goes_on_from_an_adapter_with_its_classes(run: Run, laptop: Any, bert: Path) -> None:
+    settings = {"learningRate": 5e-3, "maxSteps": 30, "batchSize": 8}
+    first = run(bert, training=settings)
+    source = laptop.folder / "out"
+    again = run(source, "again", training={"maxSteps": 2, "learningRate": 1e-5})
+    # The very rows that the first one was held against are held out again.
+    assert figures(again)["loss"][0] == pytest.approx(figures(first)["loss"][1], abs=2e-4)
+    assert resolved(again)["model.head"] == "from the base"
+
+
+def test_other_classes_than_those_of_the_adapter(run: Run, laptop: Any, bert: Path) -> None:
+    run(bert, training={"maxSteps": 1, "batchSize": 8})
+    rows = [row for row in classes(64) if row["label"] in COLOURS[:3]]
+    write_jsonl(laptop.folder / "data" / "train.jsonl", rows)
+    with pytest.raises(AssertionError, match=r"a head for 4 classes .* but the rows have 3"):
+        run(laptop.folder / "out", "again", training={"maxSteps": 2})
+    # A whole model gets a new head instead.
+    run(bert, "whole", tuning__type="Full", training={"maxSteps": 1, "batchSize": 8})
+    write_jsonl(laptop.folder / "data" / "train.jsonl", classes(64))
+    changed = run(laptop.folder / "whole", "new", training={"maxSteps": 1, "batchSize": 8})
+    assert resolved(changed)["model.head"] == "fresh"
+
+
 def test_early_stopping_looks_at_f1(run: Run, bert: Path) -> None:
     stopping = {"patience": 1, "threshold": 2.0}
     settings = {"maxSteps": 24, "batchSize": 8, "evaluateEverySteps": 2, "earlyStopping": stopping}
     report = run(bert, tuning__type="Full", training=settings)
     # No figure gets better by 2, so the second evaluation is the last.
     assert resolved(report)["training.earlyStopping"] == "stopped at step 4"
+
+
+def test_a_body_of_another_shape_is_no_new_head(run: Run, bert: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(bert, tmp_path / "broken"))
+    weights = load_file(broken / "model.safetensors")
+    name = "bert.encoder.layer.0.attention.self.query.bias"
+    weights[name] = weights[name][:32].clone()
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(AssertionError, match=r"query.bias \[32\] in place of \[64\]"):
+        run(broken)

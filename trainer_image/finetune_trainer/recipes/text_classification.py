@@ -17,7 +17,7 @@ from finetune_trainer.recipes.recipe import Ready, given
 from finetune_trainer.recipes.supervised import Supervised
 from finetune_trainer.supervised.collators import ClassCollator, class_dataset
 from finetune_trainer.supervised.metrics import accuracy, macro_f1
-from finetune_trainer.supervised.origin import origin_of_head
+from finetune_trainer.supervised.origin import origin_of_head, require_classes
 from finetune_trainer.supervised.scores import Scores
 from finetune_trainer.watch import Measures
 
@@ -32,6 +32,7 @@ class TextClassification(Supervised):
     ) -> Prepared[ClassRow]:
         """Texts with the numbers of their classes, which the model will have."""
         data = class_rows(given(context, tokenizer, config))
+        require_classes(context.base, data.label_names)
         heads.classify(config, data.label_names)
         return data
 

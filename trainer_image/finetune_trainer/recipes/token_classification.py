@@ -19,7 +19,7 @@ from finetune_trainer.recipes.recipe import Ready, given
 from finetune_trainer.recipes.supervised import Supervised
 from finetune_trainer.supervised.entities import are_entity_tags, count_entities
 from finetune_trainer.supervised.metrics import accuracy, macro_f1
-from finetune_trainer.supervised.origin import origin_of_head
+from finetune_trainer.supervised.origin import origin_of_head, require_classes
 from finetune_trainer.supervised.scores import Scores
 from finetune_trainer.watch import Measures
 
@@ -34,6 +34,7 @@ class TokenClassification(Supervised):
     ) -> Prepared[TokenRow]:
         """Texts with the numbers of their words' tags, which the model will have."""
         data = tag_rows(given(context, tokenizer, config))
+        require_classes(context.base, data.label_names)
         heads.classify(config, data.label_names)
         return data
 

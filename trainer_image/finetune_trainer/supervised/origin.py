@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from safetensors import safe_open
 
+from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
+from finetune_trainer.errors import TrainerError
 from finetune_trainer.heads import Head
 from finetune_trainer.model_files import ADAPTER, weight_files
 from finetune_trainer.sources import ModelSource
@@ -30,6 +32,24 @@ def origin_of_head(base: ModelSource, head: Head, labels: Sequence[str] = ()) ->
     classes = f" for {len(labels)} classes" if labels else ""
     why = f"the base has no head{classes}, so it is new and starts from the seed"
     return Resolved(field="model.head", value="fresh", why=why)
+
+
+def require_classes(base: ModelSource, labels: Sequence[str]) -> None:
+    """Refuse to go on from an adapter whose stored head tells another number of classes apart.
+
+    A whole model gets a new head then; an adapter without its head would be no whole adapter.
+
+    Raises:
+        TrainerError: UnsupportedModel naming both.
+    """
+    if not base.adapters or not base.labels or len(base.labels) == len(labels):
+        return
+    message = (
+        f"{base.uri} is an adapter with a head for {len(base.labels)} classes "
+        f"({', '.join(base.labels)}), but the rows have {len(labels)} ({', '.join(labels)})"
+    )
+    hint = "Tune from the base model of that adapter, or on rows with the same classes."
+    raise TrainerError(Reason.UNSUPPORTED_MODEL, message[:1900], hint)
 
 
 def brings_head(base: ModelSource, head: Head, classes: int = 0) -> bool:
