@@ -42,11 +42,6 @@ def _scheme(uri: str) -> str:
 
 CHECKS: tuple[Check, ...] = (
     Check(
-        "tuning.type",
-        lambda s: s.tuning.type == "Other",
-        "tuning by PEFT's own names is not there yet",
-    ),
-    Check(
         "training.precision",
         lambda s: s.training.precision == "Float16",
         "Float16 needs loss scaling, which is not there yet; use BFloat16 or Float32",

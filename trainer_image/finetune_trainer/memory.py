@@ -12,7 +12,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from finetune_api.v1alpha1.job import FineTuneJobSpec
-from finetune_api.v1alpha1.tuning import Quantization, Tuning
+from finetune_api.v1alpha1.method import MethodType
+from finetune_api.v1alpha1.tuning import Quantization, Tuning, TuningType
 from finetune_trainer.foreign import Model, ModelConfig
 from finetune_trainer.resolve import Settings
 
@@ -33,7 +34,12 @@ _OF_HIDDEN, _OF_INNER = 8, 4
 _CONSTANT_BYTES = {True: 0.0159, False: 0.0625}
 
 _PAIRED = ("DPO", "IPO", "ORPO", "CPO", "SimPO", "Reward")
-_WITH_REFERENCE = ("DPO", "IPO", "KTO", "PPO")
+_COPIES: dict[TuningType, tuple[MethodType, ...]] = {
+    "Full": ("DPO", "IPO", "KTO", "PPO"),
+    # Nobody knows whether such an adapter starts at nothing.
+    "Other": ("PPO", "GRPO", "RLOO"),
+}
+"""Methods that keep the model as it was in memory, by what is trained."""
 # Their loss never has the logits of all tokens at once.
 _CHUNKED = ("SFT", "DPO", "IPO", "KTO", "GRPO", "RLOO")
 
@@ -75,7 +81,7 @@ def estimate(
     parameters = list(outline.parameters())
     trained = sum(each.numel() for each in parameters if each.requires_grad)
     weights = _weights(outline, spec.tuning, settings)
-    copied = spec.tuning.type == "Full" and spec.method.type in _WITH_REFERENCE
+    copied = spec.method.type in _COPIES.get(spec.tuning.type, ())
     shape = _Shape.of(config)
     sequences = settings.micro_batch_size * (2 if spec.method.type in _PAIRED else 1)
     tokens = sequences * settings.max_length

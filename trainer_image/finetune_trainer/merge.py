@@ -58,16 +58,18 @@ def merge(base: Model, folder: Path, uri: str) -> Model:
             CorruptModel as for `attach`, or if the sum is not finite.
     """
     config = PeftConfig.from_pretrained(str(folder))
+    hint = "Tune further from its base model, or from an adapter of the LoRA family."
     if config.is_prompt_learning:
         message = (
             f"{uri} is a {config.peft_type.value} adapter, which cannot be merged into weights"
         )
-        hint = "Tune further from its base model, or from an adapter of the LoRA family."
         raise TrainerError(Reason.UNSUPPORTED_MODEL, message, hint)
     # A language model's adapter may go on under another head, whose model cannot generate.
     config.task_type = None
     try:
         return attach(base, folder, uri, config).merge_and_unload(safe_merge=True)
-    except ValueError as error:
-        message = f"{uri}: the adapter cannot be merged: {error}"
-        raise TrainerError(Reason.CORRUPT_MODEL, message[:1900]) from error
+    except (NotImplementedError, AttributeError, ValueError) as error:
+        message = f"{uri}: the {config.peft_type.value} adapter cannot be merged: {error}"[:1900]
+        if "NaN" in message:
+            raise TrainerError(Reason.CORRUPT_MODEL, message) from error
+        raise TrainerError(Reason.UNSUPPORTED_MODEL, message, hint) from error

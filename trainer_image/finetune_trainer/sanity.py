@@ -116,6 +116,9 @@ def require_movement(model: Model, before: Fingerprints, steps: int) -> None:
     # B starts at zero, and only once it has moved does any gradient reach A.
     if steps <= 2:
         still = [name for name in still if ".lora_A." not in name]
+        if _has_other_adapter(model) and len(still) < len(now):
+            # So it is with other kinds, whose factors have other names.
+            still = []
     # The singular values of a matrix that AdaLoRA pruned to rank 0 are back where they began.
     still = [name for name in still if ".lora_E." not in name or any(now[name])]
     if still:
@@ -172,7 +175,11 @@ def _without_adapter(model: Model) -> Foreign:
 
 
 def _starts_at_base(model: Model) -> bool:
-    return isinstance(model, PeftModel) and model.peft_config["default"].peft_type in _AT_BASE
+    return isinstance(model, PeftModel) and not _has_other_adapter(model)
+
+
+def _has_other_adapter(model: Model) -> bool:
+    return isinstance(model, PeftModel) and model.peft_config["default"].peft_type not in _AT_BASE
 
 
 def _digest(tensor: torch.Tensor) -> tuple[tuple[int, ...], str, str]:

@@ -57,6 +57,12 @@ SUPERVISED: tuple[Task, ...] = (
     "fill-mask",
 )
 
+# Kinds of PEFT that refuse GPT-2's modules, or find none (OSF).
+NOT_FOR_CONV1D = (
+    "BEFT", "BOFT", "C3A", "DELORA", "GLORA", "HRA", "LILY", "LOHA", "LOKR", "MISS", "OFT", "OSF",
+    "PEANUT", "PSOFT", "ROAD", "SHIRA", "SUPERTUNING",
+)  # fmt: skip
+
 REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "the task has one method, SFT; preferences and rewards teach models of text-generation",
@@ -167,5 +173,36 @@ REFUSALS: tuple[Refusal, ...] = (
         "virtual tokens live before the text and not in the weights, so there is nothing to merge",
         tunings=VIRTUAL_TOKENS,
         merged=True,
+    ),
+    Refusal(
+        "T5's classifier takes no embeddings, and so no virtual tokens; use LoRA",
+        tasks=("text-classification",),
+        tunings=("PromptTuning", "PTuning"),
+        families=("t5",),
+    ),
+    Refusal(
+        "PEFT mixes adapters with it that were trained before, and a job has none; use LoRA",
+        others=("XLORA",),
+    ),
+    Refusal(
+        "PEFT asks for the number of a task with each row, and rows have none; use LoRA or PromptTuning",
+        others=("POLY", "MULTITASK_PROMPT_TUNING"),
+    ),
+    Refusal(
+        "PEFT needs scikit-learn for it, which the image does not hold; use AdaLoRA",
+        others=("ADAMSS",),
+    ),
+    Refusal(
+        "PEFT's forward pass of it fails with the transformers of the image; use LoRA",
+        others=("SHADOW",),
+    ),
+    Refusal(
+        "PEFT hides the model behind it from the fused loss of TRL; use PrefixTuning",
+        others=("ADAPTION_PROMPT",),
+    ),
+    Refusal(
+        "PEFT has it for plain linear modules only, and GPT-2 has others; use LoRA or VERA",
+        families=("gpt2",),
+        others=NOT_FOR_CONV1D,
     ),
 )

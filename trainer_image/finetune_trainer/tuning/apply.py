@@ -6,14 +6,13 @@ particular to a kind of adapter is in its module.
 
 from collections.abc import Callable
 
+import torch
 from peft import PeftConfig, get_peft_model
 
-from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.tuning import Tuning, TuningType
-from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Model
 from finetune_trainer.heads import Head
-from finetune_trainer.tuning import adalora, generation, ia3, lora, virtual_tokens
+from finetune_trainer.tuning import adalora, generation, ia3, lora, other, virtual_tokens
 
 Configure = Callable[[Model, Tuning, Head], PeftConfig]
 
@@ -26,6 +25,7 @@ CONFIGURATIONS: dict[TuningType, Configure] = {
     "PrefixTuning": virtual_tokens.config,
     "PromptTuning": virtual_tokens.config,
     "PTuning": virtual_tokens.config,
+    "Other": other.config,
 }
 
 
@@ -44,16 +44,26 @@ def apply(model: Model, tuning: Tuning, source: str, head: Head, *, checkpointin
     """
     if tuning.type == "Full":
         return model.requires_grad_(True)
-    if tuning.type not in CONFIGURATIONS:
-        raise TrainerError(Reason.INVALID_SPEC, f"`tuning.type`: {tuning.type} is not trained here")
     if checkpointing:
         # Without it, no gradient reaches the adapters through the frozen embeddings.
         model.enable_input_require_grads()
     config = CONFIGURATIONS[tuning.type](model, tuning, head)
-    adapted = get_peft_model(model, config)
+    if other.needs_values(tuning) and model.device.type == "meta":
+        # Arguments and targets are checked; parameters are counted once there are weights.
+        return model.requires_grad_(False)
+    adapted = _adapted(model, tuning, config)
     for parameter in adapted.parameters():
         if parameter.requires_grad and parameter.is_floating_point():
             # PEFT does so for its own; in bfloat16, a head would lose small updates.
             parameter.data = parameter.data.float()
     adapted.peft_config["default"].base_model_name_or_path = source
     return generation.install(adapted)
+
+
+def _adapted(model: Model, tuning: Tuning, config: PeftConfig) -> Model:
+    try:
+        return get_peft_model(model, config)
+    except other.ERRORS as error:
+        if tuning.type == "Other" and not isinstance(error, torch.OutOfMemoryError):
+            raise other.refused(tuning, error) from error
+        raise
