@@ -47,6 +47,8 @@ def train(shelf: Shelf, name: str) -> Path:
     environment = {"FINETUNE_SCRATCH": str(shelf.folder / "scratch")}
     report = program.run_file(shelf.folder / f"{name}.yaml", environment, io.StringIO())
     assert report.outcome == "Complete", report.message
+    published = [path.name for path in shelf.folder.glob(f"out/{name.lower()}/attempts/*/*")]
+    assert not {"default", "ref", "reference"} & set(published), "one adapter, and no copy of it"
     return shelf.folder / "out" / name.lower()
 
 

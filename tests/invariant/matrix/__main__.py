@@ -27,27 +27,24 @@ def main() -> int:
     ]
     chosen = chosen[:: given.every]
     began = time.monotonic()
-    outcomes = run(chosen, given.processes)
-    wrong = report(outcomes, verbose=given.verbose)
+    outcomes = []
+    for outcome in run(chosen, given.processes):
+        outcomes.append(outcome)
+        tell(outcome, verbose=given.verbose)
     minutes, works = (time.monotonic() - began) / 60, sum(o.works for o in outcomes)
+    wrong = sum(record.contradiction(o.cell, works=o.works) is not None for o in outcomes)
     print(f"{len(outcomes)} cells in {minutes:.1f} min: {works} work, {wrong} contradict the table")
     if len(chosen) == len(cells()):
         record.write(outcomes)
     return 1 if wrong else 0
 
 
-def report(outcomes: list[Outcome], *, verbose: bool) -> int:
-    """Print what contradicts the table; returns how many cells do."""
-    wrong = 0
-    for outcome in outcomes:
-        contradiction = record.contradiction(outcome.cell, works=outcome.works)
-        wrong += contradiction is not None
-        if contradiction or verbose:
-            name, refusal = record.name_of(outcome.cell), verdict(outcome.cell)
-            print(
-                f"{name}: {outcome.ending} [{contradiction or refusal or ''}] {outcome.seconds:.1f} s"
-            )
-    return wrong
+def tell(outcome: Outcome, *, verbose: bool) -> None:
+    """Print what contradicts the table."""
+    contradiction = record.contradiction(outcome.cell, works=outcome.works)
+    if contradiction or verbose:
+        name, why = record.name_of(outcome.cell), contradiction or verdict(outcome.cell) or ""
+        print(f"{name}: {outcome.ending} [{why}] {outcome.seconds:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

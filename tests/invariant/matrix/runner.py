@@ -2,13 +2,14 @@
 
 import io
 import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from invariant.matrix.jobs import Shelf, manifest_of
 
 WORKS = "works"
 # Cells of one process; then a new one begins, because libraries keep what they once loaded.
-GROUP = 60
+GROUP = 48
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,18 @@ class Outcome:
         return self.ending == WORKS
 
 
-def run(cells: list[Cell], processes: int) -> list[Outcome]:
-    """Run groups of cells, each in a fresh process."""
+def run(cells: list[Cell], processes: int) -> Iterator[Outcome]:
+    """Run groups of cells, each in a fresh process; outcomes come in order."""
     groups = [cells[start : start + GROUP] for start in range(0, len(cells), GROUP)]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=spawn, max_tasks_per_child=1) as pool:
-        return [outcome for group in pool.map(run_group, groups) for outcome in group]
+        for outcomes in pool.map(run_group, groups):
+            yield from outcomes
 
 
 def run_group(cells: list[Cell]) -> list[Outcome]:
     """Run cells one after the other in this process."""
+    _quietly()
     import torch
 
     torch.set_num_threads(1)
@@ -70,15 +73,16 @@ def _run(cell: Cell, shelf: Shelf, name: str) -> Outcome:
     file = shelf.folder / f"{name}.yaml"
     YAML().dump(manifest_of(cell, shelf, name), file)
     scratch = shelf.folder / "scratch"
-    # Libraries warn at length about what is wanted here.
-    with redirect_stderr(io.StringIO()) as said:
-        report = run_file(file, {"FINETUNE_SCRATCH": str(scratch)}, io.StringIO())
+    report = run_file(file, {"FINETUNE_SCRATCH": str(scratch)}, io.StringIO())
     shutil.rmtree(shelf.folder / "out" / name, ignore_errors=True)
-    good = report.outcome == "Complete"
-    ending = WORKS if good else f"{report.reason}: {report.message}"
-    if report.reason == "InternalError":
-        ending += " … " + said.getvalue().strip()[-600:]
+    ending = WORKS if report.outcome == "Complete" else f"{report.reason}: {report.message}"
     return Outcome(cell, ending, time.monotonic() - began)
+
+
+def _quietly() -> None:
+    # Libraries warn at length about what is wanted here.
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stderr.fileno())
 
 
 @contextmanager
@@ -92,4 +96,3 @@ def _without_refusals() -> Iterator[None]:
         yield
     finally:
         FineTuneJobSpec.rules, compatibility.REFUSALS = kept, rows
-        sys.stdout.flush()
