@@ -8,6 +8,7 @@ here it is one.
 from pathlib import Path
 
 from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict
+from peft.utils import ModulesToSaveWrapper
 from safetensors import safe_open
 
 from finetune_api.v1alpha1.reasons import Reason
@@ -67,9 +68,25 @@ def merge(base: Model, folder: Path, uri: str) -> Model:
     # A language model's adapter may go on under another head, whose model cannot generate.
     config.task_type = None
     try:
-        return attach(base, folder, uri, config).merge_and_unload(safe_merge=True)
+        model = attach(base, folder, uri, config)
+        _put_back_whole_modules(model)
+        return model.merge_and_unload(safe_merge=True)
     except (NotImplementedError, AttributeError, ValueError) as error:
         message = f"{uri}: the {config.peft_type.value} adapter cannot be merged: {error}"[:1900]
         if "NaN" in message:
             raise TrainerError(Reason.CORRUPT_MODEL, message) from error
         raise TrainerError(Reason.UNSUPPORTED_MODEL, message, hint) from error
+
+
+def _put_back_whole_modules(model: Model) -> None:
+    """Put the modules that were trained whole in the place of the base's.
+
+    PEFT does so itself, but for most kinds of adapters only where such a module is a single layer.
+    """
+    wrapped = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, ModulesToSaveWrapper)
+    ]
+    for name, module in wrapped:
+        model.set_submodule(name, module.modules_to_save["default"])

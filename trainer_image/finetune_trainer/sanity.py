@@ -19,6 +19,8 @@ from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Foreign, Model
 
+STARTS_ELSEWHERE = "starts_elsewhere"
+"""Attribute of a model whose adapter changes it from the start, though adapters of its kind do not."""
 # Their last factor is zero at first, or one.
 _AT_BASE = (PeftType.LORA, PeftType.ADALORA, PeftType.IA3)
 
@@ -175,7 +177,8 @@ def _without_adapter(model: Model) -> Foreign:
 
 
 def _starts_at_base(model: Model) -> bool:
-    return isinstance(model, PeftModel) and not _has_other_adapter(model)
+    elsewhere = getattr(model, STARTS_ELSEWHERE, False)
+    return isinstance(model, PeftModel) and not elsewhere and not _has_other_adapter(model)
 
 
 def _has_other_adapter(model: Model) -> bool:

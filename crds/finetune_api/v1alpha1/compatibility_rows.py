@@ -95,8 +95,9 @@ REFUSALS: tuple[Refusal, ...] = (
         variants=("LoftQ",),
     ),
     Refusal(
-        "LoftQ makes up for 4 bits; with Int8 next to nothing is lost; use Standard",
-        variants=("LoftQ",),
+        "DoRA reads the weights of its base in every step, which PEFT cannot do with Int8 on a CPU and "
+        "nobody has proved on a GPU; use NF4",
+        variants=("DoRA",),
         quantizations=("Int8",),
     ),
     Refusal(

@@ -17,7 +17,7 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from finetune_api.v1alpha1.tuning import Tuning
-from finetune_trainer import heads, memory, model, save
+from finetune_trainer import heads, memory, model, sanity, save
 from finetune_trainer.heads import CAUSAL, SEQUENCE_CLASSIFICATION, SEQUENCE_TO_SEQUENCE
 from finetune_trainer.sources import ModelSource
 from finetune_trainer.tuning import starts
@@ -151,15 +151,21 @@ def test_a_chain_is_merged_before_it_is_quantised(model_folder: Path, tmp_path: 
     assert not torch.allclose(logits(net), logits(plain), atol=1e-1)
 
 
-@pytest.mark.parametrize(("family", "kind"), [("llama", "NF4"), ("gpt2", "FP4")])
+@pytest.mark.parametrize(("family", "kind"), [("llama", "NF4"), ("gpt2", "FP4"), ("llama", "Int8")])
 def test_loftq_makes_up_for_what_was_lost(tmp_path: Path, family: str, kind: str) -> None:
     base = source(tiny_model(tmp_path / "base", family))
     whole = AutoModelForCausalLM.from_pretrained(base.folder)
     block = tuning(kind, variant="LoftQ")
-    net = adapted(quantized(base, kind, CAUSAL, tmp_path), block)
-    plain = (logits(net) - logits(whole)).norm()
-    starts.start(net, block, lambda: whole)
+    plain = (logits(quantized(base, kind, CAUSAL, tmp_path)) - logits(whole)).norm()
+    net = starts.start(
+        adapted(quantized(base, kind, CAUSAL, tmp_path), block), block, lambda: whole
+    )
     assert (logits(net) - logits(whole)).norm() < plain
+    # What it says before it learns is not what the quantised base says.
+    with sanity.before_first_step(net):
+        started = logits(net)
+    with sanity.as_before_training(net):
+        assert not torch.allclose(started, logits(net), atol=1e-2)
     name = "transformer.h.0.mlp.c_fc" if family == "gpt2" else "model.layers.0.mlp.up_proj"
     layer = net.get_submodule(f"base_model.model.{name}")
     weight = (

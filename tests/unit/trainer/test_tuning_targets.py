@@ -15,7 +15,7 @@ from transformers import (
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.tuning import Tuning
-from finetune_trainer import save
+from finetune_trainer import merge, save
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.heads import CAUSAL, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Head
 from finetune_trainer.tuning import apply as tunings
@@ -136,3 +136,22 @@ def test_a_classifier_is_trained_whole_and_comes_back(
     assert not torch.allclose(
         model(**inputs).logits, kind.from_pretrained(tmp_path / "base")(**inputs).logits, atol=1e-2
     )
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "IA3"])
+def test_a_classifier_of_several_layers_is_merged_whole(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    BertForSequenceClassification(BERT).save_pretrained(tmp_path / "base")
+    base = BertForSequenceClassification.from_pretrained(tmp_path / "base")
+    tuning = Tuning.model_validate({"type": kind})
+    model = tunings.apply(base, tuning, "s3://b/base", SEQUENCE_CLASSIFICATION, checkpointing=False)
+    with torch.no_grad():
+        for each in model.parameters():
+            if each.requires_grad:
+                each.add_(torch.randn_like(each) * 0.1)
+    save.save_adapter(model.eval(), tmp_path / "adapter")
+    fresh = BertForSequenceClassification.from_pretrained(tmp_path / "base")
+    merged = merge.merge(fresh, tmp_path / "adapter", "u").eval()
+    assert not [n for n, _ in merged.named_parameters() if "modules_to_save" in n]
+    inputs = {"input_ids": torch.arange(24).reshape(2, 12)}
+    assert torch.allclose(model(**inputs).logits, merged(**inputs).logits, atol=1e-5)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from peft.tuners.lora import LoraLayer
-from peft.utils.integrations import dequantize_module_weight
+from peft.utils.integrations import dequantize_module_weight, get_bnb_param_type
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -24,6 +24,7 @@ from finetune_api.v1alpha1.tuning import Tuning
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.model_files import ADAPTER, ADAPTER_CONFIG
+from finetune_trainer.sanity import STARTS_ELSEWHERE
 
 Factors = tuple[Tensor, Tensor]
 """A of shape (rank, inputs) and B of shape (outputs, rank), in float32."""
@@ -42,7 +43,7 @@ def start(model: Model, tuning: Tuning, unquantized: Callable[[], Model]) -> Mod
         unquantized: Loads the base model as it is stored; asked for LoftQ alone.
 
     Raises:
-        TrainerError: InvalidSpec if the rank is larger than a matrix.
+        TrainerError: InvalidSpec if the rank is larger than a matrix, or nothing is quantised for LoftQ.
     """
     variant = tuning.lora.variant if tuning.lora else "Standard"
     if variant in ("PiSSA", "OLoRA"):
@@ -50,9 +51,7 @@ def start(model: Model, tuning: Tuning, unquantized: Callable[[], Model]) -> Mod
         for name, layer in _layers(model):
             _start_at(layer, factors, name)
     elif variant == "LoftQ":
-        whole = unquantized()
-        for name, layer in _layers(model):
-            _make_up(layer, _weight(whole.get_submodule(name)), name)
+        _make_up_all(model, unquantized())
     return model
 
 
@@ -119,6 +118,23 @@ def _subtract(layer: Foreign, inputs: tuple[Tensor, ...], output: Tensor) -> Ten
     x = inputs[0].to(layer.start_A.dtype)
     product = nn.functional.linear(nn.functional.linear(x, layer.start_A), layer.start_B)
     return output - (layer.scaling[DEFAULT] * product).to(output.dtype)
+
+
+def _make_up_all(model: Model, whole: Model) -> None:
+    # T5's second feed-forward matrix, for one, is left as it is; its adapter starts at nothing.
+    quantized = [
+        (name, layer)
+        for name, layer in _layers(model)
+        if get_bnb_param_type(layer.get_base_layer().weight)
+    ]
+    if not quantized:
+        message = (
+            "`tuning.lora.variant`: LoftQ starts from what quantisation lost; nothing is quantised"
+        )
+        raise TrainerError(Reason.INVALID_SPEC, message)
+    for name, layer in quantized:
+        _make_up(layer, _weight(whole.get_submodule(name)), name)
+    setattr(model, STARTS_ELSEWHERE, True)
 
 
 @torch.no_grad()
