@@ -17,7 +17,7 @@ export FINETUNE_CACHE := $(CACHE)
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types unit cluster chart e2e invariant matrix bounds generate \
+.PHONY: help demo test check lint types unit cluster chart e2e invariant matrix parity bounds generate \
 	locks bench bench-learning cluster-up cluster-down clean
 
 ##@ Use
@@ -71,6 +71,9 @@ invariant: .venv/ready ## losses, curves and learning that must not change
 
 matrix: .venv/ready ## run every cell of the compatibility table
 	PYTHONPATH=tests $(PYTHON) -m invariant.matrix $(ARGS)
+
+parity: .venv/ready ## compare every method with the library's own trainer, step by step
+	PYTHONPATH=tests $(PYTHON) -m invariant.parity $(ARGS)
 
 bounds: .venv/ready ## unit tests on the oldest and newest Python and dependencies (no torch)
 	tests/bounds.sh "$(UV)" "$(CACHE)"

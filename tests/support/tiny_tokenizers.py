@@ -3,6 +3,8 @@
 Used by `tiny_models`. Each kind has its own special tokens; all of them see the same text.
 """
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,21 +47,26 @@ def t5_tokenizer(texts: Sequence[str]) -> Any:
 
 def bert_tokenizer(texts: Sequence[str]) -> Any:
     """Lower-case WordPiece; like BERT's, it puts a text between `[CLS]` and `[SEP]`."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    pieces = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    pieces = Tokenizer(models.WordPiece(_pieces(texts, 200), unk_token="[UNK]"))
     pieces.normalizer = normalizers.BertNormalizer(lowercase=True)
     pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     pieces.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=200, special_tokens=list(BERT_TOKENS), show_progress=False
-    )
-    pieces.train_from_iterator(texts, trainer)
     pieces.post_processor = _around(pieces, "[CLS] $A [SEP]", ("[CLS]", "[SEP]"))
     names = ("pad", "unk", "cls", "sep", "mask")
     special = {f"{name}_token": f"[{name.upper()}]" for name in names}
     return PreTrainedTokenizerFast(tokenizer_object=pieces, **special)
+
+
+def _pieces(texts: Sequence[str], size: int) -> dict[str, int]:
+    """Characters and the commonest words; the library's own training draws among equals by lot."""
+    words = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower()))
+    characters = sorted(set("".join(words)))
+    commonest = sorted(words, key=lambda word: (-words[word], word))
+    tokens = [*BERT_TOKENS, *characters, *(f"##{each}" for each in characters), *commonest]
+    return {token: number for number, token in enumerate(dict.fromkeys(tokens)) if number < size}
 
 
 def _byte_level(texts: Sequence[str], special: Sequence[str]) -> Any:
