@@ -206,4 +206,9 @@ REFUSALS: tuple[Refusal, ...] = (
         families=("gpt2",),
         others=NOT_FOR_CONV1D,
     ),
+    Refusal(
+        "PEFT cannot put this kind of adapter into the weights; publish the adapter alone",
+        others=("BEFT", "LILY"),
+        merged=True,
+    ),
 )

@@ -24,8 +24,8 @@ BLOCK = {"initialRank": 6, "targetRank": 2, "targets": ["q_proj", "v_proj", "up_
 MODULES = 6
 
 
-def adapted(folder: Path) -> Any:
-    base = AutoModelForCausalLM.from_pretrained(folder)
+def adapted(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     tuning = Tuning.model_validate({"type": "AdaLoRA", "adalora": BLOCK})
     torch.manual_seed(1)
     return tunings.apply(base, tuning, "s3://b/base", CAUSAL, checkpointing=False)
@@ -50,6 +50,17 @@ def test_the_regulariser_is_pefts_own_with_a_batch_in_one_pass(model_folder: Pat
     for name, each in ours.named_parameters():
         if each.requires_grad:
             torch.testing.assert_close(each.grad, wanted[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_three_factors_are_trained_and_nothing_else(
+    model_folder: Path, dtype: torch.dtype
+) -> None:
+    model = adapted(model_folder, dtype)
+    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    assert {name.split(".")[-2] for name in trained} == {"lora_A", "lora_B", "lora_E"}
+    assert {each.dtype for each in trained.values()} == {torch.float32}
+    assert len(trained) == 3 * MODULES
 
 
 @pytest.mark.parametrize(("updates", "before"), [(1, 1), (2, 1), (3, 2), (7, 4), (40, 20)])

@@ -1,6 +1,7 @@
 """IA³ by its formula, on a frozen base, and opened by plain PEFT."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,19 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PhiConfig, PhiForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PhiConfig,
+    PhiForCausalLM,
+)
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.tuning import Tuning
 from finetune_trainer import merge
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.heads import CAUSAL, SEQUENCE_TO_SEQUENCE, Head
+from finetune_trainer.heads import CAUSAL, SEQUENCE_CLASSIFICATION, SEQUENCE_TO_SEQUENCE, Head
 from finetune_trainer.tuning import apply as tunings
 from support.tiny_models import pairs, tiny_model, write_jsonl
 
@@ -84,6 +91,22 @@ def test_an_architecture_that_peft_does_not_know() -> None:
     }
     with pytest.raises(TrainerError, match="x_proj matches no linear module"):
         adapted(unknown(), targets=["x_proj"])
+
+
+def test_a_classifier_is_merged_with_its_pooler(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "base", "bert")
+    torch.manual_seed(3)
+    loader = partial(AutoModelForSequenceClassification.from_pretrained, folder, num_labels=3)
+    tuned = adapted(loader(), SEQUENCE_CLASSIFICATION)
+    with torch.no_grad():
+        for each in tuned.parameters():
+            if each.requires_grad:
+                each.add_(0.1)
+    tuned.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    ids = torch.arange(5, 25).view(2, 10)
+    merged = merge.merge(loader(), tmp_path / "adapter", "the output").eval()
+    torch.testing.assert_close(merged(ids).logits, tuned.eval()(ids).logits)
+    assert type(merged) is type(loader())
 
 
 def test_a_run_by_its_formula(laptop: Any, model_folder: Path) -> None:

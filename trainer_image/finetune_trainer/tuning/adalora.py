@@ -99,6 +99,17 @@ def config(model: Model, tuning: Tuning, head: Head) -> AdaLoraConfig:
     )
 
 
+def hold_divisors(model: Model) -> Model:
+    """Freeze what updates are divided by, which is not stored with the adapter.
+
+    PEFT makes it trainable where the base is held in bfloat16.
+    """
+    for name, parameter in model.named_parameters():
+        if ".ranknum." in name:
+            parameter.requires_grad_(False)
+    return model
+
+
 class Pruning:
     """Accompanies the training of one model.
 

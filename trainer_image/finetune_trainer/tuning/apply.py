@@ -52,6 +52,8 @@ def apply(model: Model, tuning: Tuning, source: str, head: Head, *, checkpointin
         # Arguments and targets are checked; parameters are counted once there are weights.
         return model.requires_grad_(False)
     adapted = _adapted(model, tuning, config)
+    if tuning.type == "AdaLoRA":
+        adalora.hold_divisors(adapted)
     for parameter in adapted.parameters():
         if parameter.requires_grad and parameter.is_floating_point():
             # PEFT does so for its own; in bfloat16, a head would lose small updates.
