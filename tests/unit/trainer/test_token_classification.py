@@ -138,9 +138,10 @@ def test_an_adapter_finds_entities(run: Run, laptop: Any, bert: Path) -> None:
 
 
 def test_all_weights_and_tags_of_another_kind(run: Run, laptop: Any) -> None:
-    report = run("words", tuning__type="Full", training__microBatchSize=4)
+    settings = {"learningRate": 1e-3, "maxSteps": 50, "batchSize": 8, "microBatchSize": 4}
+    report = run("words", tuning__type="Full", training=settings)
     found = figures(report)
     assert set(found) == {"accuracy", "f1"}
-    assert found["f1"][1] > 0.95
+    assert found["f1"][1] > 0.9
     plain = AutoModelForTokenClassification.from_pretrained(published(laptop)).eval()
     assert plain.config.id2label == {0: "COLOUR", 1: "QUESTION"}

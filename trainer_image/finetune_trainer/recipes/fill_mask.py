@@ -30,7 +30,14 @@ class FillMask(Supervised):
     def prepare(
         self, context: Context, tokenizer: Tokenizer, config: ModelConfig
     ) -> Prepared[TokenRow]:
-        """Texts in pieces, whose labels name the tokens that may be hidden."""
+        """Texts in pieces, whose labels name the tokens that may be hidden.
+
+        Raises:
+            TrainerError: As for `load`, if the configuration tells already.
+        """
+        bare = all(name.endswith("Model") for name in config.architectures or ("?",))
+        if context.run.spec.tuning.type != "Full" and bare and not context.base.adapters:
+            raise _headless(context.base.uri)
         return masked_rows(given(context, tokenizer, config))
 
     def load(self, ready: Ready) -> Model:
@@ -40,13 +47,9 @@ class FillMask(Supervised):
             TrainerError: UnsupportedModel for an adapter on a base without the head: the head would
                 stay as random as it starts.
         """
-        base, head = ready.context.base, self.head(ready.spec)
-        if ready.spec.tuning.type != "Full" and not brings_head(base, head):
-            message = (
-                f"{base.uri} has no head that fills masks, and an adapter would not train a new one"
-            )
-            hint = "Use `tuning.type: Full`, or a base that was published with its head."
-            raise TrainerError(Reason.UNSUPPORTED_MODEL, message, hint)
+        base = ready.context.base
+        if ready.spec.tuning.type != "Full" and not brings_head(base, self.head(ready.spec)):
+            raise _headless(base.uri)
         return super().load(ready)
 
     def settle(self, ready: Ready, net: Model) -> Ready:
@@ -65,3 +68,9 @@ class FillMask(Supervised):
     def figures_of(self, scores: Scores, ready: Ready) -> Measures:
         """Share of the hidden tokens that are likeliest where they stood."""
         return {"accuracy": accuracy(scores.pairs)}
+
+
+def _headless(uri: str) -> TrainerError:
+    message = f"{uri} has no head that fills masks, and an adapter would not train a new one"
+    hint = "Use `tuning.type: Full`, or a base that was published with its head."
+    return TrainerError(Reason.UNSUPPORTED_MODEL, message, hint)
