@@ -1,5 +1,6 @@
 """Virtual tokens: what they learn, what stays, how they write, and who else can open them."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.tuning import Tuning
+from finetune_trainer import __main__ as program
 from finetune_trainer import answers, merge, opening
+from finetune_trainer.commands import evaluate, generate
+from finetune_trainer.commands.generate import Wanted
+from finetune_trainer.commands.output import Stores
+from finetune_trainer.commands.prompts import Asked
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.heads import CAUSAL, SEQUENCE_TO_SEQUENCE, Head
 from finetune_trainer.sources import ModelSource
@@ -25,6 +31,7 @@ from support.tiny_models import pairs, tiny_model, tiny_tokenizer, write_jsonl
 KINDS = ("PrefixTuning", "PromptTuning", "PTuning")
 SIZE = 5
 NEW = 6
+NEW_TOKENS = answers.Sampling(max_new_tokens=NEW)
 
 
 def tuning(kind: str, **block: Any) -> Tuning:
@@ -210,9 +217,53 @@ def test_a_run_by_each_kind(run: Any, laptop: Any, model_folder: Path, kind: str
         inputs = torch.cat([stored.unsqueeze(0), embeddings], dim=1)
         torch.testing.assert_close(base(inputs_embeds=inputs).logits[:, -width:], said)
 
-    with pytest.raises(TrainerError, match="cannot be merged into weights") as caught:
+    # The commands write what the logits say, one prompt as it comes and several at once.
+    prompts = [
+        "Thing 3 is red. Which colour? ",
+        "Thing 12, which is large, is blue. Which colour? ",
+    ]
+    wanted = [_greedy(theirs, tokenizer, each) for each in prompts]
+    out = laptop.folder / "out"
+    for prompt, text in zip(prompts, wanted, strict=True):
+        assert command(out, generate.run, Wanted([Asked(prompt, "-")], NEW_TOKENS)) == f"{text}\n"
+    both = Wanted([Asked(each, "-") for each in prompts], NEW_TOKENS, json_lines=True)
+    lines = command(out, generate.run, both).splitlines()
+    assert [json.loads(line)["answer"] for line in lines] == wanted
+    again = command(out, evaluate.run)
+    assert report.evaluation.loss_before in again
+    assert report.evaluation.loss_after in again
+
+    # Nothing can be trained on top of it.
+    report = run(kind, {"model.source": f"file://{out}", "output.uri": f"file://{out}-2"})
+    assert (report.outcome, report.reason) == ("Failed", "UnsupportedModel")
+    assert "cannot be merged into weights" in report.message
+    assert "Tune further from its base model" in report.hint
+    with pytest.raises(TrainerError) as caught:
         merge.merge(base, folder, "s3://b/out")
     assert caught.value.reason is Reason.UNSUPPORTED_MODEL
+
+
+def _greedy(net: Any, tokenizer: Any, prompt: str) -> str:
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    begin = ids.shape[1]
+    for _ in range(NEW):
+        with torch.no_grad():
+            following = net(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -1]
+        ids = torch.cat([ids, following.argmax(-1, keepdim=True)], dim=1)
+        if ids[0, -1] == tokenizer.eos_token_id:
+            break
+    return str(tokenizer.decode(ids[0, begin:], skip_special_tokens=True))
+
+
+def command(output: Path, work: Any, *arguments: Any) -> str:
+    stream = io.StringIO()
+
+    def run(place: Any, found: Any, target: Any) -> None:
+        work(found, *arguments, place, target)
+
+    code = program.run_command(f"file://{output}", Stores(), run, {}, stream)
+    assert code == 0, stream.getvalue()
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize(("method", "kind"), [("DPO", "PrefixTuning"), ("ORPO", "PTuning")])
