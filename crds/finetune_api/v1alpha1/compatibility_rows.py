@@ -208,7 +208,13 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(
         "PEFT cannot put this kind of adapter into the weights; publish the adapter alone",
-        others=("BEFT", "LILY"),
+        others=("LILY",),
+        merged=True,
+    ),
+    Refusal(
+        "it learns biases, and the base has none to put them into; publish the adapter alone",
+        families=(*DECODERS, "t5"),
+        others=("BEFT",),
         merged=True,
     ),
 )

@@ -10,17 +10,21 @@ from peft import PeftModel
 from peft.config import PromptLearningConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from finetune_api.v1alpha1.compatibility import Cell, verdict
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.tuning import Tuning
 from finetune_trainer import merge, model
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.heads import CAUSAL
+from finetune_trainer.heads import CAUSAL, SEQUENCE_CLASSIFICATION, Head
 from finetune_trainer.tuning import apply as tunings
 from finetune_trainer.tuning import other
-from support.tiny_models import pairs, write_jsonl
+from support.tiny_models import pairs, tiny_model, write_jsonl
 
 # Arguments that fit a model of 64 numbers; the defaults of these kinds are for larger ones.
 SMALL: dict[str, dict[str, Any]] = {
@@ -30,10 +34,12 @@ SMALL: dict[str, dict[str, Any]] = {
 IDS = torch.arange(5, 25).view(2, 10)
 
 
-def adapted(base: Any, name: str, arguments: dict[str, Any] | None = None) -> Any:
+def adapted(
+    base: Any, name: str, arguments: dict[str, Any] | None = None, head: Head = CAUSAL
+) -> Any:
     block = {"name": name, "arguments": SMALL.get(name) if arguments is None else arguments}
     tuning = Tuning.model_validate({"type": "Other", "other": block})
-    return tunings.apply(base, tuning, "s3://b/base", CAUSAL, checkpointing=False)
+    return tunings.apply(base, tuning, "s3://b/base", head, checkpointing=False)
 
 
 def names() -> list[str]:
@@ -115,6 +121,7 @@ def test_a_preflight_builds_it_without_weights(model_folder: Path, name: str) ->
         ("VERA", {"bias": "all"}, "cannot take back", ""),
         ("VERA", {"target_modules": ".*"}, "is a list of names, or all-linear", ""),
         ("VERA", {"target_modules": []}, "is a list of names", ""),
+        ("LN_TUNING", {"target_modules": ["norm"]}, "has targets of its own", ""),
         ("LOHA", {"r": 0}, "PEFT cannot build LOHA for this model: ValueError", ""),
         ("C3A", {"block_size": 7}, "PEFT cannot build C3A for this model", ""),
     ],
@@ -144,6 +151,21 @@ def test_targets_are_all_linear_modules_unless_they_are_named(model_folder: Path
     ) as caught:
         adapted(named.unload(), "LOHA", {"target_modules": ["query"]})
     assert caught.value.reason is Reason.TARGET_MODULES_NOT_FOUND
+
+
+def test_norms_of_an_encoder_and_its_classifier(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path, "bert")
+    base = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
+    tuned = adapted(base, "LN_TUNING", head=SEQUENCE_CLASSIFICATION)
+    trained = {name for name, each in tuned.named_parameters() if each.requires_grad}
+    norms = {name for name in trained if ".ln_tuning_layers." in name}
+    # Two in each of two layers and one after the embeddings, each with weight and bias.
+    assert len(norms) == 10
+    assert {name.split(".modules_to_save.")[0].split(".")[-1] for name in trained - norms} == {
+        "classifier", "pooler",
+    }  # fmt: skip
+    with pytest.raises(TrainerError, match="PEFT stores no classifier and no pooler with"):
+        adapted(tuned.unload(), "TRAINABLE_TOKENS", head=SEQUENCE_CLASSIFICATION)
 
 
 def test_a_run_with_one_of_them(laptop: Any, model_folder: Path) -> None:

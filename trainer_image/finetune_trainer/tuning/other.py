@@ -41,7 +41,7 @@ _OWN = {
     "PROMPT_TUNING": "PromptTuning",
     "P_TUNING": "PTuning",
 }
-# Modules that are no linear ones: PEFT knows them for the architectures that it knows.
+# Their modules are no linear ones, and nobody names them: norms, embeddings, attention.
 _OWN_TARGETS = ("ADAPTION_PROMPT", "LN_TUNING", "TRAINABLE_TOKENS")
 _TARGETS = "target_modules"
 _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
@@ -69,12 +69,20 @@ def config(model: Model, tuning: Tuning, head: Head) -> PeftConfig:
     block = _block(tuning)
     kind = _kind(block.name)
     given = checked(kind, block.arguments or {})
+    if _TARGETS in given and block.name in _OWN_TARGETS:
+        raise _invalid(f"`{_ARGUMENTS}.{_TARGETS}`: {block.name} has targets of its own")
     known = _declared(kind)
     arguments = {**given, "task_type": head.peft_task}
-    if _TARGETS in known and block.name not in _OWN_TARGETS:
+    if block.name == "LN_TUNING":
+        arguments[_TARGETS] = _norms(model)
+    elif _TARGETS in known and block.name not in _OWN_TARGETS:
         arguments[_TARGETS] = _targets(model, given.get(_TARGETS, [ALL_LINEAR]), head)
+    whole = whole_modules(model, head)
     if "modules_to_save" in known:
-        arguments["modules_to_save"] = whole_modules(model, head) or None
+        arguments["modules_to_save"] = whole or None
+    elif whole:
+        message = f"`{_NAME}`: PEFT stores no {' and no '.join(whole)} with {block.name}"
+        raise TrainerError(Reason.INVALID_SPEC, message, "Use an adapter of the LoRA family.")
     try:
         return kind(**arguments)
     except ERRORS as error:
@@ -142,6 +150,11 @@ def _targets(model: Model, wanted: object, head: Head) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(each, str) for each in names) or not names:
         raise _invalid(f"`{_ARGUMENTS}.{_TARGETS}` is a list of names, or {ALL_LINEAR}")
     return choose_targets(model, names, head, field=f"{_ARGUMENTS}.{_TARGETS}")
+
+
+def _norms(model: Model) -> list[str]:
+    modules = model.named_modules()
+    return sorted({n.rpartition(".")[2] for n, each in modules if "Norm" in type(each).__name__})
 
 
 def _check_type(name: str, value: object, declared: Any) -> None:  # noqa: ANN401 - a type
