@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from tokenizers import Tokenizer, models
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 from trl import RewardConfig
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
@@ -118,6 +119,19 @@ def test_padding_is_no_token_that_ends_a_row(model_folder: Path) -> None:
     notes = Reward().pad(tokenizer)
     assert tokenizer.pad_token not in ("<|im_end|>", None)
     assert [(note.field, note.value) for note in notes] == [("model.padToken", tokenizer.pad_token)]
+    # The start token is the last choice.
+    tokenizer.pad_token, tokenizer.bos_token = "<|im_end|>", "<|endoftext|>"
+    Reward().pad(tokenizer)
+    assert tokenizer.pad_token == "<|im_start|>"
+
+
+def test_padding_where_no_token_is_to_spare() -> None:
+    bpe = Tokenizer(models.BPE())
+    bpe.add_special_tokens(["<end>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<end>")
+    (note,) = Reward().pad(tokenizer)
+    assert (note.value, tokenizer.pad_token) == ("<end>", "<end>")
+    assert "before the end" in note.why
 
 
 @pytest.fixture

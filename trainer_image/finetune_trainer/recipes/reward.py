@@ -59,7 +59,9 @@ class Reward(PairRecipe):
         if not spare:
             why = "there is no spare token; scores are read at the token before the end"
             return [Resolved(field="model.padToken", value=tokenizer.pad_token, why=why)]
-        tokenizer.pad_token = special[spare[0]].content
+        # Rows that begin with the start token would do with it too, but it is there to be read.
+        chosen = min(spare, key=lambda number: (number == tokenizer.bos_token_id, number))
+        tokenizer.pad_token = special[chosen].content
         why = "ends no answer, so scores are read at the end token"
         return [Resolved(field="model.padToken", value=tokenizer.pad_token, why=why)]
 
