@@ -42,14 +42,15 @@ class OutputFile(ApiModel):
 class MergedVerification(ApiModel):
     """The same for the merged weights."""
 
-    max_logit_difference: float
-    """Largest difference to the logits of the adapter on its base, neither quantised."""
+    relative_difference: float
+    """Difference to the logits of the adapter on its base, neither quantised, as a share of their size
+    (root mean square)."""
 
     tolerance: float
-    """Largest difference that would have been accepted: rounding to the dtype of the base."""
+    """Largest share that would have been accepted: rounding to the dtype of the base."""
 
-    adapter_logit_difference: float
-    """Largest difference that the adapter makes; what rounding lost is to be held against it."""
+    adapter_relative_difference: float
+    """The same share for what the adapter changes; what rounding lost is to be held against it."""
 
 
 class Verification(ApiModel):

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import LoraVariant
 from peft.utils.integrations import dequantize_module_weight, get_bnb_param_type
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from finetune_api.v1alpha1.reasons import Reason
@@ -32,6 +34,25 @@ Factors = tuple[Tensor, Tensor]
 DEFAULT = "default"
 _PREFIX = "base_model.model."
 _A, _B = "start_A", "start_B"
+
+
+class FromStart(LoraVariant):
+    """The forward pass of an adapter less its start, in the very arithmetic of the published one.
+
+    Both products are nearly as large as that of the base. Taken one after the other, each would be
+    rounded, in bfloat16 by more than a step of training changes.
+    """
+
+    @staticmethod
+    def forward(
+        module: Foreign, active_adapter: str, x: Tensor, result: Tensor, **_: Foreign
+    ) -> Tensor:
+        """The base's result with the adapter's added."""
+        kept = module.lora_dropout[active_adapter](x)
+        inner = [module.lora_A[active_adapter](kept), linear(x, getattr(module, _A))]
+        outer = [module.lora_B[active_adapter].weight, -getattr(module, _B)]
+        product = linear(torch.cat(inner, dim=-1), torch.cat(outer, dim=1))
+        return result + product * module.scaling[active_adapter]
 
 
 def start(model: Model, tuning: Tuning, unquantized: Callable[[], Model]) -> Model:
@@ -109,15 +130,7 @@ def _start_at(layer: Foreign, factors: Callable[[Tensor, int, float], Factors], 
     # Not stored with the model: `convert` puts them into the published adapter.
     layer.register_buffer(_A, a.clone(), persistent=False)
     layer.register_buffer(_B, b.clone(), persistent=False)
-    layer.register_forward_hook(_subtract)
-
-
-def _subtract(layer: Foreign, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    if layer.disable_adapters:
-        return output
-    x = inputs[0].to(layer.start_A.dtype)
-    product = nn.functional.linear(nn.functional.linear(x, layer.start_A), layer.start_B)
-    return output - (layer.scaling[DEFAULT] * product).to(output.dtype)
+    layer.lora_variant[DEFAULT] = FromStart()
 
 
 def _make_up_all(model: Model, whole: Model) -> None:
