@@ -127,6 +127,8 @@ def test_all_weights_of_an_encoder(run: Run, laptop: Any, bert: Path) -> None:
     assert found["accuracy"][1] > 0.8
     assert found["f1"][1] > 0.8
     assert resolved(report)["model.head"] == "fresh"
+    labels = [row["label"] for row in classes(64)]
+    assert report.plan.class_counts == {each: labels.count(each) for each in COLOURS_SORTED}
     folder = published(laptop)
     plain = AutoModelForSequenceClassification.from_pretrained(folder)
     assert plain.config.id2label == dict(enumerate(COLOURS_SORTED))
