@@ -116,6 +116,9 @@ def _load(facts: Facts) -> str:
         for number, _ in enumerate(facts.base.adapters, start=1)
     ]
     lines += [f"model = PeftModel.from_pretrained(model, {folder})", tokenizer]
+    if head is SEQUENCE_CLASSIFICATION:
+        # A decoder judges by the last token that is no padding; only the base's configuration is there.
+        lines.append("model.config.get_text_config().pad_token_id = tokenizer.pad_token_id")
     return f"from peft import PeftModel\n{names}\n" + "\n".join(lines)
 
 

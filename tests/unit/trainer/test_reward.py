@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 from trl import RewardConfig
@@ -192,11 +192,30 @@ def test_an_adapter_is_published_with_its_head(
     assert {"meanReward", "chosenReward", "rejectedReward"} <= set(found)
     folder, manifest = published(laptop.folder / "out")
     assert manifest["labels"] == ["reward"]
-    base = AutoModelForSequenceClassification.from_pretrained(model_folder, num_labels=1)
-    assert ordered(PeftModel.from_pretrained(base, folder), folder) >= 17
+    model = by_card(folder, model_folder)
+    assert ordered(model, folder) >= 17
+    assert same_in_a_batch(model, folder)
     # The new head of the model before training is drawn again as it was.
     assert evaluated_again(laptop.folder / "out") == 0
     policy_learns_from(laptop, tmp_path)
+
+
+def by_card(folder: Path, base: Path) -> Any:
+    """The model as its model card loads it, with the libraries alone."""
+    code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(code.replace("path/to/base", str(base)).replace("path/to/this/folder", str(folder)), names)  # noqa: S102
+    return names["model"]
+
+
+def same_in_a_batch(model: Any, folder: Path) -> bool:
+    """Whether a short and a long text get the scores that each gets alone."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = ["red<|im_end|>", "The colour of the thing is red.<|im_end|>"]
+    with torch.no_grad():
+        both = model(**tokenizer(texts, return_tensors="pt", padding=True)).logits[:, 0]
+        alone = [float(model(**tokenizer(text, return_tensors="pt")).logits) for text in texts]
+    return both.tolist() == pytest.approx(alone, abs=1e-5)
 
 
 def evaluated_again(output: Path) -> int:
