@@ -32,8 +32,11 @@ _SPLITS = f"""
 The same batch in one pass, in two, and row by row; {SPLIT_STEPS} steps, of which one holds fewer rows than
 the others: the largest differences of losses, of norms of the gradient, and of elements of the published
 adapters. The peers above have one pass a step (SFT: two), because TRL's trainers for pairs take the mean of
-the means of passes, and z₀ of KTO from each pass alone. Here both are of the whole step. `BNPO`, a loss of
-GRPO, is by its definition a mean over the tokens of one pass; `DAPO` is the same of the whole step.
+the means of passes, and z₀ of KTO from each pass alone. Here both are of the whole step.
+
+Three losses are of one pass by their definition, so `microBatchSize` is one of their settings: `BNPO` of
+GRPO, a mean over the tokens of a pass (of the whole step, it is `DAPO`), and `AOT` and `AOTUnpaired` of DPO,
+which sort the pairs of a pass.
 
 | Method | The loss of a step is a mean over | Loss | Gradient | Weights |
 |---|---|---|---|---|
