@@ -7,7 +7,7 @@ Called by `make generate` and `make check`.
 import sys
 from pathlib import Path
 
-from finetune_api import crd, reference
+from finetune_api import compatibility_page, crd, reference
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,6 +18,7 @@ def generated() -> dict[Path, str]:
     return {
         Path("crds/finetunejobs.yaml"): definition,
         Path("helm/finetune-operator/files/finetunejobs.yaml"): definition,
+        Path("docs/reference/compatibility.md"): compatibility_page.page(),
         Path("docs/reference/api.md"): reference.api_page(),
         Path("docs/reference/reasons.md"): reference.reasons_page(),
     }

@@ -10,7 +10,7 @@ from finetune_api.v1alpha1.tuning import TuningType
 
 _PREFERENCE = ("DPO", "IPO", "KTO", "ORPO", "CPO", "SimPO")
 _ONLINE = ("PPO", "GRPO", "RLOO", "Distillation")
-_LOW_RANK = ("LoRA", "QLoRA", "AdaLoRA", "Other")
+_LOW_RANK = ("LoRA", "QLoRA", "Other")
 
 # Method group -> rate for all weights, rate for low-rank adapters.
 _RATES = {
@@ -34,6 +34,8 @@ _FEW_PARAMETERS: dict[TuningType, float] = {
     "PrefixTuning": 1e-2,
     "PTuning": 1e-3,
     "IA3": 3e-3,
+    # Its singular values start at zero; its paper takes 5e-4 to 2.2e-3.
+    "AdaLoRA": 1e-3,
 }
 
 

@@ -47,8 +47,14 @@ class Refusal:
 DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gpt2")
 PREFERENCES: tuple[MethodType, ...] = ("Reward", "DPO", "IPO", "KTO", "ORPO", "CPO", "SimPO")
 ONLINE: tuple[MethodType, ...] = ("PPO", "GRPO", "RLOO", "Distillation")
-# Names of PEFT's that `tuning.type: Other` takes.
-OTHERS = ("LOHA", "LOKR", "VERA", "OFT")
+# Every other kind of adapter that PEFT has; `tuning.type: Other` takes those that no row refuses.
+OTHERS = (
+    "ADAMSS", "ADAPTION_PROMPT", "BEFT", "BOFT", "C3A", "CARTRIDGE", "CPT", "DEFT", "DELORA",
+    "FOURIERFT", "FROD", "GLORA", "GRALORA", "HIRA", "HRA", "LILY", "LN_TUNING", "LOHA", "LOKR",
+    "MISS", "MULTITASK_PROMPT_TUNING", "OFT", "OSF", "PEANUT", "POLY", "PSOFT", "PVERA",
+    "RANDLORA", "ROAD", "SHADOW", "SHIRA", "SUPERTUNING", "TINYLORA", "TRAINABLE_TOKENS",
+    "UNILORA", "VBLORA", "VERA", "WAVEFT", "XLORA",
+)  # fmt: skip
 # Tasks whose model is not a decoder with a language-model head.
 SUPERVISED: tuple[Task, ...] = (
     "text2text-generation",
@@ -186,6 +192,21 @@ REFUSALS: tuple[Refusal, ...] = (
         others=("XLORA",),
     ),
     Refusal(
+        "PEFT stores no new classifier with it; use LoRA",
+        tasks=("text-classification", "token-classification"),
+        others=("TRAINABLE_TOKENS",),
+    ),
+    Refusal(
+        "GPT-2's output head shares its weights with the embeddings, and TRL's fused loss would pass the "
+        "adapter by; use LoRA",
+        families=("gpt2",),
+        others=("TRAINABLE_TOKENS",),
+    ),
+    Refusal(
+        "it lives in virtual tokens and not in the model; use PromptTuning or PrefixTuning",
+        others=("CARTRIDGE", "CPT"),
+    ),
+    Refusal(
         "PEFT asks for the number of a task with each row, and rows have none; use LoRA or PromptTuning",
         others=("POLY", "MULTITASK_PROMPT_TUNING"),
     ),
@@ -215,6 +236,13 @@ REFUSALS: tuple[Refusal, ...] = (
         "it learns biases, and the base has none to put them into; publish the adapter alone",
         families=(*DECODERS, "t5"),
         others=("BEFT",),
+        merged=True,
+    ),
+    Refusal(
+        "FourierFT changes T5 so much that rounding moves the merged logits by more than 1e-4 of their "
+        "size; publish the adapter alone",
+        families=("t5",),
+        others=("FOURIERFT",),
         merged=True,
     ),
 )

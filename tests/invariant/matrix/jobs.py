@@ -11,6 +11,18 @@ from support.taste import taste_model
 from support.tiny_models import COLOURS, pairs, tiny_model, tokenizer_for, write_jsonl
 
 ROWS = 6
+# Kinds of adapters whose own sizes are larger than a tiny model, or that have to be told something.
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "C3A": {"block_size": 8},
+    "FOURIERFT": {"n_frequency": 100},
+    "MISS": {"r": 4},
+    "PSOFT": {"r": 4},
+    "ROAD": {"group_size": 16},
+    "SHIRA": {"r": 4},
+    "TRAINABLE_TOKENS": {"token_indices": list(range(60))},
+    "VBLORA": {"vector_length": 8},
+    "WAVEFT": {"n_frequency": 100},
+}
 # Long enough for virtual tokens, prompt and answer.
 POSITIONS = 128
 
@@ -75,7 +87,7 @@ def _tuning(cell: Cell) -> dict[str, Any]:
     if cell.tuning in ("PrefixTuning", "PromptTuning", "PTuning"):
         tuning["virtualTokens"] = {"virtualTokens": 4}
     if cell.other:
-        tuning["other"] = {"name": cell.other}
+        tuning["other"] = {"name": cell.other, "arguments": _ARGUMENTS.get(cell.other, {})}
     return tuning
 
 

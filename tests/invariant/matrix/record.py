@@ -1,10 +1,12 @@
-"""What the last whole run of the matrix found: one line a cell, compared with the table by a unit test."""
+"""What the last run of each cell of the matrix found; `test_matrix` compares it with the table."""
 
 import dataclasses
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from finetune_api.compatibility_page import cells
 from finetune_api.v1alpha1.compatibility import Cell, verdict
 from invariant.matrix.runner import Outcome
 
@@ -35,13 +37,27 @@ def contradiction(cell: Cell, *, works: bool) -> str | None:
 
 
 def write(outcomes: list[Outcome]) -> None:
-    """Keep a whole run."""
-    found = {name_of(outcome.cell): outcome.ending[:160] for outcome in outcomes}
-    record = {"versions": {name: version(name) for name in LIBRARIES}, "cells": found}
+    """Keep what was found; cells that were not run stay as they were with the same libraries."""
+    installed = {name: version(name) for name in LIBRARIES}
+    kept = read() if PATH.exists() and versions() == installed else {}
+    found = kept | {name_of(outcome.cell): outcome.ending[:160] for outcome in outcomes}
+    ordered = {name: found[name] for name in map(name_of, cells()) if name in found}
+    record = {"versions": installed, "cells": ordered}
     PATH.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def read() -> dict[str, str]:
-    """Ending of each cell by its name."""
-    cells: dict[str, str] = json.loads(PATH.read_text("utf-8"))["cells"]
-    return cells
+    """Ending of each cell, by its name."""
+    found: dict[str, str] = _record()["cells"]
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that the cells were run with."""
+    found: dict[str, str] = _record()["versions"]
+    return found
+
+
+def _record() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(PATH.read_text("utf-8"))
+    return found

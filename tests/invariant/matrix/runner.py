@@ -57,6 +57,8 @@ def run(cells: list[Cell], processes: int) -> Iterator[Outcome]:
 def run_group(cells: list[Cell]) -> list[Outcome]:
     """Run cells one after the other in this process."""
     _quietly()
+    # By this name, transformers tells workers of a data loader, and asks them for a loader's seed.
+    multiprocessing.current_process().name = "MainProcess"
     import torch
 
     torch.set_num_threads(1)
@@ -76,6 +78,8 @@ def _run(cell: Cell, shelf: Shelf, name: str) -> Outcome:
     report = run_file(file, {"FINETUNE_SCRATCH": str(scratch)}, io.StringIO())
     shutil.rmtree(shelf.folder / "out" / name, ignore_errors=True)
     ending = WORKS if report.outcome == "Complete" else f"{report.reason}: {report.message}"
+    # The record must not change with the folder.
+    ending = ending.replace(str(shelf.folder), "")
     return Outcome(cell, ending, time.monotonic() - began)
 
 
