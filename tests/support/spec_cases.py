@@ -111,7 +111,7 @@ INVALID = (
     Case("reward without its length", _method("GRPO", "PromptOnly", grpo={"rewards": [{"type": "Length"}]}), "need `targetTokens`"),
     Case("reward with a field of another", _method("GRPO", "PromptOnly", grpo={"rewards": [
         {"type": "Length", "targetTokens": 5, "pattern": "a"}]}), "`pattern` is allowed only with"),
-    Case("reward that names code", _method("GRPO", "PromptOnly", grpo={"rewards": [{"type": "Python", "code": "1"}]}), "type"),
+    Case("reward that names code", _method("GRPO", "PromptOnly", grpo={"rewards": [{"type": "Python", "code": "1"}]}), "code"),
     Case("one answer a prompt", _method("GRPO", "PromptOnly", grpo={
         "rewardModel": "job://reward", "answersPerPrompt": 1}), "answersPerPrompt"),
     Case("DPO without strength", _method("DPO", "Preference", dpo={"beta": 0}), "beta"),
