@@ -55,7 +55,11 @@ def zstd(content: bytes) -> bytes:
         ("a.jsonl", b"\xef\xbb\xbf" + JSONL, "line"),
         ("a.JSONL", JSONL, "line"),
         ("a.jsonl.gz", gzip.compress(JSONL, mtime=0), "line"),
-        ("a.jsonl.gz", gzip.compress(JSONL[:20], mtime=0) + gzip.compress(JSONL[20:], mtime=0), "line"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(JSONL[:20], mtime=0) + gzip.compress(JSONL[20:], mtime=0),
+            "line",
+        ),
         ("a.jsonl.zst", zstd(JSONL), "line"),
         ("a.json", json.dumps(ROWS, indent=1).encode(), "item"),
         ("a.json", b"\xef\xbb\xbf" + json.dumps(ROWS).encode(), "item"),
