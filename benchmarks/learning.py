@@ -30,7 +30,7 @@ from support.jobs import manifest
 
 RESULTS = ROOT / "benchmarks/results/learning.json"
 LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate")
-SHORT = {"maxNewTokens": 32}
+SHORT = {"maxNewTokens": 24}
 # The bare command is one line that begins with `kubectl`.
 BARE = {"type": "Format", "pattern": "kubectl [^`]*"}
 
@@ -48,6 +48,7 @@ class Run:
         rises: Whether more is better.
         block: Settings of the method.
         start: `base`, or `SFT` for that run's output.
+        batch: Rows a step.
     """
 
     method: str
@@ -58,24 +59,25 @@ class Run:
     rises: bool = True
     block: dict[str, Any] = field(default_factory=dict)
     start: str = "SFT"
+    batch: int = 4
 
 
 RUNS = (
-    Run("SFT", "sft", 40, 1e-3, "loss", rises=False, start="base"),
-    Run("Reward", "preferences", 20, 5e-4, "rewardAccuracy"),
-    Run("DPO", "preferences", 15, 2e-4, "rewardMargin"),
-    Run("IPO", "preferences", 15, 2e-4, "rewardMargin"),
-    Run("KTO", "judgements", 15, 3e-4, "rewardMargin"),
-    Run("ORPO", "preferences", 15, 3e-4, "rewardMargin"),
-    Run("CPO", "preferences", 15, 2e-4, "rewardMargin"),
-    Run("SimPO", "preferences", 15, 2e-4, "rewardMargin"),
-    Run("PPO", "prompts", 12, 3e-4, "reward", block={
-        "rewardModel": "Reward", "klCoefficient": 0.02, "generation": SHORT}),
-    Run("GRPO", "prompts", 8, 3e-4, "reward", block={
+    Run("SFT", "sft", 30, 1e-3, "loss", rises=False, start="base", batch=8),
+    Run("Reward", "preferences", 12, 5e-4, "rewardAccuracy"),
+    Run("DPO", "preferences", 8, 3e-4, "rewardMargin"),
+    Run("IPO", "preferences", 8, 3e-4, "rewardMargin"),
+    Run("KTO", "judgements", 8, 5e-4, "rewardMargin", batch=8),
+    Run("ORPO", "preferences", 8, 5e-4, "rewardMargin"),
+    Run("CPO", "preferences", 8, 3e-4, "rewardMargin"),
+    Run("SimPO", "preferences", 8, 3e-4, "rewardMargin"),
+    Run("PPO", "prompts", 10, 5e-4, "reward", batch=8, block={
+        "rewardModel": "Reward", "klCoefficient": 0.02, "epochs": 2, "generation": SHORT}),
+    Run("GRPO", "prompts", 6, 5e-4, "reward", block={
         "rewards": [BARE], "answersPerPrompt": 4, "generation": SHORT}),
-    Run("RLOO", "prompts", 8, 3e-4, "reward", block={
+    Run("RLOO", "prompts", 6, 5e-4, "reward", block={
         "rewards": [BARE], "answersPerPrompt": 4, "beta": 0.01, "generation": SHORT}),
-    Run("Distillation", "prompts", 12, 5e-4, "teacherKl", rises=False, start="base", block={
+    Run("Distillation", "prompts", 8, 5e-4, "teacherKl", rises=False, start="base", block={
         "teacher": "SFT", "generation": SHORT}),
 )  # fmt: skip
 
@@ -116,13 +118,12 @@ class Bench:
 
     def _spec(self, run: Run) -> dict[str, Any]:
         block = {name: self._uri(name, value) for name, value in run.block.items()}
-        small = run.method in ("GRPO", "RLOO")
         return {
             "model.source": self._source(run.start),
             "data.train": [{"source": self._rows(run.data, "train")}],
             "data.evaluation": {"sources": [{"source": self._rows(run.data, "evaluation")}]},
             "method": {"type": run.method, **({run.method.lower(): block} if block else {})},
-            "training": {"maxSteps": run.steps, "batchSize": 4 if small else 8,
+            "training": {"maxSteps": run.steps, "batchSize": run.batch,
                          "learningRate": run.rate, "seed": 42},
             "output.uri": f"file://{self.folder}/out/{run.method}",
         }  # fmt: skip
