@@ -65,14 +65,14 @@ class Run:
 RUNS = (
     Run("SFT", "sft", 30, 1e-3, "loss", rises=False, start="base", batch=8),
     Run("Reward", "preferences", 12, 5e-4, "rewardAccuracy"),
+    Run("PPO", "prompts", 12, 5e-4, "reward", batch=12, block={
+        "rewardModel": "Reward", "klCoefficient": 0.02, "epochs": 2, "generation": SHORT}),
     Run("DPO", "preferences", 8, 3e-4, "rewardMargin"),
     Run("IPO", "preferences", 8, 3e-4, "rewardMargin"),
     Run("KTO", "judgements", 8, 5e-4, "rewardMargin", batch=8),
     Run("ORPO", "preferences", 8, 5e-4, "rewardMargin"),
     Run("CPO", "preferences", 8, 3e-4, "rewardMargin"),
     Run("SimPO", "preferences", 8, 3e-4, "rewardMargin"),
-    Run("PPO", "prompts", 10, 5e-4, "reward", batch=8, block={
-        "rewardModel": "Reward", "klCoefficient": 0.02, "epochs": 2, "generation": SHORT}),
     Run("GRPO", "prompts", 6, 5e-4, "reward", block={
         "rewards": [BARE], "answersPerPrompt": 4, "generation": SHORT}),
     Run("RLOO", "prompts", 6, 5e-4, "reward", block={

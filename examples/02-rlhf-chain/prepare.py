@@ -1,7 +1,7 @@
 """Makes the data of this example and uploads it to the bucket that holds the model of example 01.
 
 Questions about a cluster, each with two answers: the bare command, and the command wrapped in small
-talk. The first job learns both habits in equal parts; preferences then say which one people want.
+talk. The first job learns mostly the second habit; preferences then say that people want the first.
 Every tenth question or so is kept for evaluation, in all three data sets alike.
 """
 
@@ -35,9 +35,9 @@ WISHES = (
 )
 SMALL_TALK = (
     ("Sure! You can do that with ", ". Let me know how it goes!"),
-    ("Great question! The command is ", ". Happy to help!"),
-    ("Of course! Please try ", ". I hope that helps!"),
-    ("No problem at all! Just run ", ". Have a nice day!"),
+    ("Sure! The command is ", ". Happy to help!"),
+    ("Sure! Please try ", ". I hope that helps!"),
+    ("Sure! Just run ", ". Have a nice day!"),
 )
 
 
@@ -57,10 +57,9 @@ class Question(NamedTuple):
         """Whether it is kept for evaluation."""
         return self.draw % 10 == HELD_OUT_TENTH
 
-    @property
-    def chatty(self) -> str:
+    def chatty(self, variant: int = 0) -> str:
         """The command in small talk."""
-        before, after = SMALL_TALK[self.draw // 10 % len(SMALL_TALK)]
+        before, after = SMALL_TALK[(self.draw // 10 + variant) % len(SMALL_TALK)]
         return f"{before}`{self.command}`{after}"
 
 
@@ -84,8 +83,8 @@ def assistant(text: str) -> list[dict[str, str]]:
 
 
 def both_habits(question: Question) -> Iterator[dict[str, Any]]:
-    """Yields the rows for supervised fine-tuning: one in each style."""
-    for answer in (question.command, question.chatty):
+    """Yields the rows for supervised fine-tuning: two with small talk, one without."""
+    for answer in (question.chatty(0), question.command, question.chatty(1)):
         yield {"messages": user(question) + assistant(answer)}
 
 
@@ -94,7 +93,7 @@ def preference(question: Question) -> Iterator[dict[str, Any]]:
     yield {
         "prompt": user(question),
         "chosen": assistant(question.command),
-        "rejected": assistant(question.chatty),
+        "rejected": assistant(question.chatty()),
     }
 
 

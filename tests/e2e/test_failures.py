@@ -98,7 +98,7 @@ def test_no_secret_is_ever_printed(failed: Tenant) -> None:
     ("name", "changes", "reason", "words"),
     [
         ("nodes", {"resources.nodes": 2}, "NotImplemented", "spec.resources.nodes: one node"),
-        ("many", {"resources.nodes": 2, "output.merged": True}, "NotImplemented", "spec.output.merged"),
+        ("many", {"resources.nodes": 2, "training.kernels": "Triton"}, "NotImplemented", "spec.training.kernels"),
         ("local", {"model.source": "file:///tmp/model"}, "InvalidSpec", "laptop"),
     ],
 )  # fmt: skip

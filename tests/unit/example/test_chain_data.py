@@ -45,9 +45,9 @@ def test_people_want_the_bare_command(folder):
         assert f"`{chosen}`" in rejected
 
 
-def test_the_first_job_sees_both_habits_equally(folder):
+def test_the_first_job_sees_mostly_small_talk(folder):
     said = [row["messages"][-1]["content"] for row in rows(folder, "sft-train")]
-    assert sum(answer.startswith("kubectl ") for answer in said) * 2 == len(said)
+    assert sum(answer.startswith("kubectl ") for answer in said) * 3 == len(said)
 
 
 def test_the_jobs_read_each_other_and_files_that_are_made(folder):
