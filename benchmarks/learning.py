@@ -31,8 +31,6 @@ from support.jobs import manifest
 RESULTS = ROOT / "benchmarks/results/learning.json"
 LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate")
 SHORT = {"maxNewTokens": 24}
-# The bare command is one line that begins with `kubectl`.
-BARE = {"type": "Format", "pattern": "kubectl [^`]*"}
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,9 @@ RUNS = (
     Run("CPO", "preferences", 8, 3e-4, "rewardMargin"),
     Run("SimPO", "preferences", 8, 3e-4, "rewardMargin"),
     Run("GRPO", "prompts", 6, 5e-4, "reward", block={
-        "rewards": [BARE], "answersPerPrompt": 4, "generation": SHORT}),
+        "rewardModel": "Reward", "answersPerPrompt": 4, "generation": SHORT}),
     Run("RLOO", "prompts", 6, 5e-4, "reward", block={
-        "rewards": [BARE], "answersPerPrompt": 4, "beta": 0.01, "generation": SHORT}),
+        "rewardModel": "Reward", "answersPerPrompt": 4, "beta": 0.01, "generation": SHORT}),
     Run("Distillation", "prompts", 8, 5e-4, "teacherKl", rises=False, start="base", block={
         "teacher": "SFT", "generation": SHORT}),
 )  # fmt: skip
