@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from finetune_api.meta import ApiModel
 from finetune_api.v1alpha1.reasons import FailureClass, Reason
 from finetune_api.v1alpha1.status import (
+    CheckpointStatus,
     Evaluation,
     OutputStatus,
     Plan,
@@ -49,6 +50,7 @@ EXIT_CODES: dict[FailureClass, ExitCode] = {
     FailureClass.OUT_OF_MEMORY: ExitCode.OUT_OF_MEMORY,
     FailureClass.DIVERGED: ExitCode.DIVERGED,
     FailureClass.DISRUPTION: ExitCode.PREEMPTED,
+    FailureClass.HANG: ExitCode.TEMPORARY,
     FailureClass.INTERNAL: ExitCode.INTERNAL,
 }
 
@@ -58,6 +60,11 @@ class ProgressRecord(ApiModel):
 
     record: Literal["finetune.progress"] = "finetune.progress"
     progress: Progress
+    checkpoint: CheckpointStatus | None = None
+    """The newest checkpoint that is published."""
+
+    resumed: CheckpointStatus | None = None
+    """The checkpoint that this attempt began from."""
 
     def to_line(self) -> str:
         """The record as one line of JSON."""
@@ -95,6 +102,8 @@ class Report(ApiModel):
     message: str
     hint: str | None = None
     progress: Progress | None = None
+    checkpoint: CheckpointStatus | None = None
+    resumed: CheckpointStatus | None = None
     output: OutputStatus | None = None
     evaluation: Evaluation | None = None
     plan: Plan | None = None

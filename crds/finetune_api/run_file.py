@@ -70,6 +70,13 @@ class RunFile(ApiModel):
     sources: dict[SourceUri, OutputUri] = Field(default={})
     """Where the output of each other job lies that the spec names: `job://name` -> its `output.uri`."""
 
+    micro_batch_divisor: Annotated[int, Field(ge=1, le=16)] = 1
+    """By how much the micro-batch is made smaller than resolved, after memory ran out; the rows of an
+    optimiser step stay the same."""
+
+    grace_seconds: Annotated[int, Field(ge=0, le=86400)] = 30
+    """Time between SIGTERM and SIGKILL."""
+
     progress_interval_seconds: Annotated[float, Field(gt=0, le=600)] = 5
     """Shortest time between two progress records on stdout."""
 

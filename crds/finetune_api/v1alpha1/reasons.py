@@ -44,6 +44,7 @@ class FailureClass(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     DIVERGED = "Diverged"
     DISRUPTION = "Disruption"
+    HANG = "Hang"
     INTERNAL = "Internal"
 
 
@@ -70,6 +71,12 @@ class Reason(StrEnum):
     PREFLIGHT_PENDING = "PreflightPending"
     PREFLIGHT_RUNNING = "PreflightRunning"
     PREFLIGHT_PASSED = "PreflightPassed"
+    WAITING_FOR_QUEUE = "WaitingForQueue"
+    ADMITTED_BY_QUEUE = "AdmittedByQueue"
+    SUSPENDING = "Suspending"
+    RETRY_WAITING = "RetryWaiting"
+    CHECKPOINT_PUBLISHED = "CheckpointPublished"
+    STRAGGLER = "Straggler"
     OUTPUT_PUBLISHED = "OutputPublished"
     LOGITS_MATCH = "LogitsMatch"
     ENDED = "Ended"
@@ -117,8 +124,12 @@ class Reason(StrEnum):
     HUB_CREDENTIALS_MISSING = "HubCredentialsMissing"
     OUTPUT_CONFLICT = "OutputConflict"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+    STARTUP_DEADLINE_EXCEEDED = "StartupDeadlineExceeded"
+    RESUME_INCOMPATIBLE = "ResumeIncompatible"
+    DISTRIBUTED_UNSUPPORTED = "DistributedUnsupported"
     # The machine or the network.
     STORAGE_UNAVAILABLE = "StorageUnavailable"
+    STORAGE_CORRUPTED = "StorageCorrupted"
     HUB_UNAVAILABLE = "HubUnavailable"
     HUB_RATE_LIMITED = "HubRateLimited"
     POD_LOST = "PodLost"
@@ -127,9 +138,14 @@ class Reason(StrEnum):
     GPU_NOT_FOUND = "GPUNotFound"
     JOB_DELETED = "JobDeleted"
     PREEMPTED = "Preempted"
+    FENCED = "Fenced"
+    NODE_LOST = "NodeLost"
+    PEER_FAILED = "PeerFailed"
+    HANG = "Hang"
     DISK_FULL = "DiskFull"
     OUT_OF_MEMORY = "OutOfMemory"
     # The run itself.
+    DISTRIBUTED_MISMATCH = "DistributedMismatch"
     DIVERGED = "Diverged"
     ROWS_NOT_ISOLATED = "RowsNotIsolated"
     SANITY_CHECK_FAILED = "SanityCheckFailed"
@@ -160,6 +176,22 @@ MEANINGS: dict[Reason, Meaning] = {
         _NONE, "The input is checked by a pod without GPUs, before any GPU is held."
     ),
     Reason.PREFLIGHT_PASSED: Meaning(_NONE, "The input was checked and found good."),
+    Reason.WAITING_FOR_QUEUE: Meaning(
+        _NONE, "The queue of `scheduling.queueName` has not admitted the job yet; nothing runs."
+    ),
+    Reason.ADMITTED_BY_QUEUE: Meaning(_NONE, "The queue has granted the resources."),
+    Reason.SUSPENDING: Meaning(
+        _NONE, "The pods were told to save a checkpoint and to end, because the job is suspended."
+    ),
+    Reason.RETRY_WAITING: Meaning(
+        _NONE, "The last attempt failed in a way that may pass; the next one begins after a pause."
+    ),
+    Reason.CHECKPOINT_PUBLISHED: Meaning(_NONE, "A checkpoint can be resumed from."),
+    Reason.STRAGGLER: Meaning(
+        _NONE,
+        "One rank is much slower than the others, which wait for it at every step: its node does other "
+        "work, has a hot GPU or a slow link.",
+    ),
     Reason.OUTPUT_PUBLISHED: Meaning(_NONE, "The manifest of the output is written."),
     Reason.LOGITS_MATCH: Meaning(
         _NONE, "The output, read back from storage, gives the trained logits."
@@ -366,10 +398,30 @@ MEANINGS: dict[Reason, Meaning] = {
         "The attempt took longer than `runPolicy.activeDeadlineSeconds`.",
         "Raise the deadline.",
     ),
+    Reason.STARTUP_DEADLINE_EXCEEDED: Meaning(
+        _USER,
+        "No training step was done within `runPolicy.startupDeadlineSeconds`.",
+        "Look at why the pods wait (`Running` condition), or raise the deadline.",
+    ),
+    Reason.RESUME_INCOMPATIBLE: Meaning(
+        _USER,
+        "The checkpoint was written by another recipe, model or data than this job now has.",
+        "Undo the change that the message names, or create the job under another name.",
+    ),
+    Reason.DISTRIBUTED_UNSUPPORTED: Meaning(
+        _USER,
+        "This method or tuning cannot be spread over several processes in the way that was asked.",
+        "Choose the strategy that the message names, or one GPU.",
+    ),
     Reason.STORAGE_UNAVAILABLE: Meaning(
         _INFRA,
         "The store did not answer within the retries.",
         "Check the endpoint and the network.",
+    ),
+    Reason.STORAGE_CORRUPTED: Meaning(
+        _INFRA,
+        "What the store gave back is not what was stored: cut short, or other bytes.",
+        "Check the store and whatever lies between; damaged bytes are never trained on.",
     ),
     Reason.HUB_UNAVAILABLE: Meaning(
         _INFRA,
@@ -406,6 +458,26 @@ MEANINGS: dict[Reason, Meaning] = {
     Reason.PREEMPTED: Meaning(
         FailureClass.DISRUPTION, "The pods were told to stop.", "Create the job again."
     ),
+    Reason.FENCED: Meaning(
+        FailureClass.DISRUPTION,
+        "A newer attempt of this job writes to the output; this one stopped writing.",
+        "Nothing need be done: the newer attempt goes on.",
+    ),
+    Reason.NODE_LOST: Meaning(
+        FailureClass.DISRUPTION,
+        "The node of a pod does not answer any more.",
+        "Look at the node; the job goes on from its newest checkpoint elsewhere.",
+    ),
+    Reason.PEER_FAILED: Meaning(
+        _INFRA,
+        "This process ended because another one of its gang did.",
+        "The pod that failed first tells why.",
+    ),
+    Reason.HANG: Meaning(
+        FailureClass.HANG,
+        "No progress was made for much longer than a step takes.",
+        "The output's `diagnostics/` holds where each process stood.",
+    ),
     Reason.DISK_FULL: Meaning(_USER, "The scratch volume is full.", "Raise `resources.scratch`."),
     Reason.OUT_OF_MEMORY: Meaning(
         FailureClass.OUT_OF_MEMORY,
@@ -419,6 +491,11 @@ MEANINGS: dict[Reason, Meaning] = {
         _USER,
         "With this model, rows that are packed into one sequence would see each other.",
         "Set `data.packing: Disabled`.",
+    ),
+    Reason.DISTRIBUTED_MISMATCH: Meaning(
+        _INTERNAL,
+        "What really ran is not what was asked for: processes, sharding, precision or kernels.",
+        "Please report this with the log.",
     ),
     Reason.SANITY_CHECK_FAILED: Meaning(
         _INTERNAL,

@@ -187,6 +187,12 @@ class CheckpointStatus(ApiModel):
     uri: Text
     """Where it lies."""
 
+    size_bytes: int | None = None
+    """Sum of its file sizes."""
+
+    save_seconds: Number | None = None
+    """Time from the end of its step until it was published."""
+
 
 class OutputStatus(ApiModel):
     """The published output."""
