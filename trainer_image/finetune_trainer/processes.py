@@ -1,0 +1,58 @@
+"""Which of the training processes this one is, and what they tell each other.
+
+Called by everything that must be done once (by rank 0) or agreed on by all. With one process every
+question has its plain answer and torch is not imported. It starts no process and joins no group: that
+is done by `launch` and by `distributed`.
+"""
+
+import os
+from typing import TypeVar
+
+# Set for each process by torchrun, and by our launcher, which is torchrun's library.
+RANK, WORLD_SIZE, LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"
+Value = TypeVar("Value")
+
+
+def rank() -> int:
+    """This process's number among all, from 0."""
+    return int(os.environ.get(RANK, "0")) if world_size() > 1 else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(os.environ.get(WORLD_SIZE, "1"))
+
+
+def local_rank() -> int:
+    """This process's number among those of its pod, from 0."""
+    return int(os.environ.get(LOCAL_RANK, "0")) if world_size() > 1 else 0
+
+
+def is_main() -> bool:
+    """Whether this is the process that prints, writes, publishes and verifies: rank 0."""
+    return rank() == 0
+
+
+def any_of(flag: bool) -> bool:
+    """Whether `flag` holds for at least one process. All must call this, and all get one answer."""
+    return any(gather_objects(flag))
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    gather_objects(None)
+
+
+def gather_objects(value: Value) -> list[Value]:
+    """The values of all processes by rank, the same list for each. All must call this.
+
+    Args:
+        value: Small, and made by this program: it is pickled between the processes of one job.
+    """
+    if world_size() == 1:
+        return [value]
+    import torch.distributed as dist
+
+    values = [value] * world_size()
+    dist.all_gather_object(values, value)
+    return values
