@@ -15,13 +15,13 @@ from finetune_trainer.environment import Environment
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import S3Client
 from finetune_trainer.storage.local import LocalPlace
-from finetune_trainer.storage.place import Place, Source, StoredFile
+from finetune_trainer.storage.place import Place, Source, StoredFile, Versioned
 from finetune_trainer.storage.uri import Uri
 
 if TYPE_CHECKING:
     from finetune_trainer.storage.hub_client import HubClient
 
-__all__ = ["Place", "Source", "Storage", "StoredFile"]
+__all__ = ["Place", "Source", "Storage", "StoredFile", "Versioned"]
 
 
 class Storage:

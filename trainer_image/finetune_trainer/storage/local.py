@@ -4,15 +4,22 @@ Made by `storage.Storage`. A volume is shared with other pods of its tenant, so 
 resolved and must stay inside the volume.
 """
 
+import fcntl
+import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.storage.place import StoredFile
+from finetune_trainer.storage.place import StoredFile, Versioned
+
+# Files that are not there for readers: drafts of what is being written, and locks.
+_HIDDEN = ".~"
 
 
 @dataclass(frozen=True)
@@ -41,10 +48,10 @@ class LocalPlace:
         self._check(self.path)
         if self.path.is_file():
             return (StoredFile(self.path.name, self.path.stat().st_size, str(self.path)),)
-        found = sorted(path for path in self.path.rglob("*") if path.is_file())
+        found = self.listing()
         if not found:
             raise TrainerError(self.missing, f"{self.uri}: no such file, and no folder with files")
-        return tuple(self._stored(path) for path in found)
+        return found
 
     def fetch(self, files: Sequence[StoredFile], folder: Path) -> Path:
         """Nothing is copied: the files are used where they are."""
@@ -59,30 +66,62 @@ class LocalPlace:
     def put(self, source: Path, name: str) -> None:
         """Copy a file here."""
         target = self._writable(name)
-        try:
-            shutil.copyfile(source, target)
-        except PermissionError as error:
-            raise self._denied(error) from None
+        with self._draft(target) as draft:
+            shutil.copyfile(source, draft)
+            draft.replace(target)
 
     def put_new(self, name: str, content: bytes) -> bool:
         """Create a file; False if it exists."""
         target = self._writable(name)
         # Linked into place when whole: a reader never sees half a file, and one writer wins.
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
+        with self._draft(target) as draft:
             draft.write_bytes(content)
-            target.hardlink_to(draft)
-        except FileExistsError:
-            return False
-        except PermissionError as error:
-            raise self._denied(error) from None
-        finally:
-            draft.unlink(missing_ok=True)
+            try:
+                target.hardlink_to(draft)
+            except FileExistsError:
+                return False
         return True
+
+    def read_versioned(self, name: str) -> Versioned | None:
+        """A file's content with its digest, or None."""
+        content = self.read(name)
+        return None if content is None else Versioned(content, _version(content))
+
+    def replace(self, name: str, content: bytes, version: str) -> bool:
+        """Overwrite a file that has that digest; False if it has another or is absent."""
+        target = self._writable(name)
+        with self._locked(target), self._draft(target) as draft:
+            found = self.read_versioned(name)
+            if found is None or found.version != version:
+                return False
+            draft.write_bytes(content)
+            draft.replace(target)
+        return True
+
+    def listing(self) -> tuple[StoredFile, ...]:
+        """All files below, sorted by name; an absent folder has none."""
+        self._check(self.path)
+        found = sorted(path for path in self.path.rglob("*") if path.is_file())
+        return tuple(self._stored(path) for path in found if not path.name.startswith(_HIDDEN))
 
     def delete(self, name: str) -> None:
         """Remove a file if it is there."""
-        self._inside(name).unlink(missing_ok=True)
+        path = self._inside(name)
+        path.unlink(missing_ok=True)
+        _lock_of(path).unlink(missing_ok=True)
+
+    def delete_all(self, names: Sequence[str]) -> None:
+        """Remove files, and the folders that are empty then."""
+        for name in names:
+            self.delete(name)
+            self._prune(self._inside(name).parent)
+
+    def discard_unfinished(self) -> int:
+        """Remove the drafts of writers that were killed."""
+        drafts = [path for path in self.path.rglob(f"{_HIDDEN}*.draft") if path.is_file()]
+        for draft in drafts:
+            draft.unlink(missing_ok=True)
+        return len(drafts)
 
     def below(self, name: str) -> "LocalPlace":
         """A folder below this one."""
@@ -106,6 +145,30 @@ class LocalPlace:
             raise self._denied(error) from None
         return path
 
+    @contextmanager
+    def _draft(self, target: Path) -> Iterator[Path]:
+        # Beside the target, because only within one file system a rename is atomic.
+        draft = target.with_name(
+            f"{_HIDDEN}{target.name}.{os.getpid()}-{threading.get_ident()}.draft"
+        )
+        try:
+            yield draft
+        except PermissionError as error:
+            raise self._denied(error) from None
+        finally:
+            draft.unlink(missing_ok=True)
+
+    @contextmanager
+    def _locked(self, target: Path) -> Iterator[None]:
+        with _lock_of(target).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _prune(self, folder: Path) -> None:
+        while folder != self.path and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
+
     def _check(self, path: Path) -> None:
         if self.root and not path.resolve().is_relative_to(self.root.resolve()):
             message = f"{self.uri}: {path.name} leads out of the volume"
@@ -114,3 +177,11 @@ class LocalPlace:
     def _denied(self, error: OSError) -> TrainerError:
         message = f"{self.uri}: cannot be written: {error.strerror}"
         return TrainerError(Reason.STORAGE_ACCESS_DENIED, message, "Check the folder's owner.")
+
+
+def _version(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{_HIDDEN}{path.name}.lock")

@@ -7,7 +7,7 @@ A `Source` can be read; a `Place` can be written too. Implemented by `storage.s3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,18 @@ class StoredFile:
     name: str
     size: int
     location: str
+
+
+class Versioned(NamedTuple):
+    """A small file as it was at one moment.
+
+    Attributes:
+        content: Its bytes.
+        version: What changes whenever the file is written; only to be compared.
+    """
+
+    content: bytes
+    version: str
 
 
 class Source(Protocol):
@@ -73,8 +85,28 @@ class Place(Source, Protocol):
         """Store a small file only if none has that name; False if one has. Atomic."""
         ...
 
+    def read_versioned(self, name: str) -> Versioned | None:
+        """A small file's content with its version, or None if there is none."""
+        ...
+
+    def replace(self, name: str, content: bytes, version: str) -> bool:
+        """Overwrite a small file only while it has that version; False if not. Atomic."""
+        ...
+
+    def listing(self) -> tuple[StoredFile, ...]:
+        """All files below, sorted by name; an absent folder has none."""
+        ...
+
     def delete(self, name: str) -> None:
         """Remove a file; absent is fine."""
+        ...
+
+    def delete_all(self, names: Sequence[str]) -> None:
+        """Remove many files, in that order; absent ones are fine."""
+        ...
+
+    def discard_unfinished(self) -> int:
+        """Drop what uploads that never ended left below; returns how many. Ends live ones too."""
         ...
 
     def below(self, name: str) -> "Place":

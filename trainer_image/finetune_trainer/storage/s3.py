@@ -4,6 +4,7 @@ Made by `storage.Storage`. Every call is bounded in time and turns boto3's excep
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -11,7 +12,7 @@ from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Foreign, S3Client
 from finetune_trainer.storage.failures import translated
-from finetune_trainer.storage.place import StoredFile
+from finetune_trainer.storage.place import StoredFile, Versioned
 from finetune_trainer.storage.uri import Uri
 
 _MEBI = 1024 * 1024
@@ -83,27 +84,70 @@ class S3Place:
 
     def put_new(self, name: str, content: bytes) -> bool:
         """Write an object unless it exists, decided by the store."""
-        from botocore.exceptions import ClientError
+        return self._put_if(name, content, IfNoneMatch="*")
 
+    def read_versioned(self, name: str) -> Versioned | None:
+        """An object's content with its ETag, or None."""
         with translated(self._uri_of(name), self.missing):
             try:
-                self.client.put_object(
-                    Bucket=self.at.authority, Key=self._key(name), Body=content, IfNoneMatch="*"
-                )
-            except ClientError as error:
-                if error.response["Error"]["Code"] in ("PreconditionFailed", "412"):
-                    return False
-                raise
-        return True
+                answer = self.client.get_object(Bucket=self.at.authority, Key=self._key(name))
+            except self.client.exceptions.NoSuchKey:
+                return None
+            return Versioned(bytes(answer["Body"].read()), str(answer["ETag"]))
+
+    def replace(self, name: str, content: bytes, version: str) -> bool:
+        """Overwrite an object that has that ETag, decided by the store."""
+        return self._put_if(name, content, IfMatch=version)
+
+    def listing(self) -> tuple[StoredFile, ...]:
+        """All objects below, sorted by key; there may be none."""
+        with translated(self.uri, self.missing):
+            return tuple(self._below())
 
     def delete(self, name: str) -> None:
         """Delete an object; S3 does not mind if it is absent."""
         with translated(self._uri_of(name), self.missing):
             self.client.delete_object(Bucket=self.at.authority, Key=self._key(name))
 
+    def delete_all(self, names: Sequence[str]) -> None:
+        """Delete objects one by one: not every store knows the call for many."""
+        for name in names:
+            self.delete(name)
+
+    def discard_unfinished(self) -> int:
+        """Abort the multipart uploads below, whoever began them."""
+        pages = self.client.get_paginator("list_multipart_uploads")
+        found = 0
+        with translated(self.uri, self.missing):
+            for page in pages.paginate(Bucket=self.at.authority, Prefix=f"{self.at.path}/"):
+                for upload in page.get("Uploads", ()):
+                    self._abort(upload["Key"], upload["UploadId"])
+                    found += 1
+        return found
+
     def below(self, name: str) -> "S3Place":
         """The place of a prefix below this one."""
         return replace(self, at=replace(self.at, path=f"{self.at.path}/{name}"))
+
+    def _put_if(self, name: str, content: bytes, **condition: str) -> bool:
+        from botocore.exceptions import ClientError
+
+        with translated(self._uri_of(name), self.missing):
+            try:
+                self.client.put_object(
+                    Bucket=self.at.authority, Key=self._key(name), Body=content, **condition
+                )
+            except ClientError as error:
+                # The third: nothing is there to have that version.
+                if error.response["Error"]["Code"] in ("PreconditionFailed", "412", "NoSuchKey"):
+                    return False
+                raise
+        return True
+
+    def _abort(self, key: str, upload: str) -> None:
+        # It may be gone because its owner ended it meanwhile.
+        with suppress(self.client.exceptions.NoSuchUpload):
+            self.client.abort_multipart_upload(Bucket=self.at.authority, Key=key, UploadId=upload)
 
     def _exact(self) -> StoredFile | None:
         # The key itself sorts before every longer key, so one entry tells.
