@@ -1,5 +1,5 @@
 """How training is fast: Triton kernels with their PyTorch references.
 
-For `finetune_trainer` alone, and usable without it. `ops` has one file an operation. This version
-has the first operation only; nothing patches a model yet, and `training.kernels: Triton` is refused.
+For `finetune_trainer` alone, and usable without it. `ops` has one file an operation. Nothing
+patches a model yet, and `training.kernels: Triton` is refused.
 """

@@ -13,10 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from finetune_kernels.launch import kernels_run_on, same_device, sum_dtype, whole_row
+
 MAX_COLUMNS = 65536
 # Each program of the backward pass sums dw over many rows in registers before it stores once; this
 # many programs keep every multiprocessor of today's chips (at most 160) busy.
-_BACKWARD_PROGRAMS = 256
+BACKWARD_PROGRAMS = 256
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
@@ -37,13 +39,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
         raise ValueError(
             f"weight must be ({x.shape[-1]},) for x {tuple(x.shape)}, not {tuple(weight.shape)}"
         )
-    if x.device != weight.device:
-        raise ValueError(f"x is on {x.device} and weight on {weight.device}; move one of them")
+    same_device(x=x, weight=weight)
     if x.shape[-1] > MAX_COLUMNS:
         raise ValueError(
             f"rows of {x.shape[-1]} exceed the {MAX_COLUMNS} columns that one program holds"
         )
-    if not (x.is_cuda or triton.knobs.runtime.interpret):
+    if not kernels_run_on(x):
         return rms_norm_reference(x, weight, eps)
     y: Tensor = torch.ops.finetune.rms_norm(x, weight, eps)[0]
     return y
@@ -51,13 +52,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
 
 def rms_norm_reference(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
     """The same in plain PyTorch: oracle of the tests, and what runs without a GPU."""
-    wide = x.to(_sum_dtype(x.dtype))
+    wide = x.to(sum_dtype(x.dtype))
     normalised = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
     return normalised.to(x.dtype) * weight
-
-
-def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 @triton.jit
@@ -100,10 +97,16 @@ def _backward_kernel(
 def _forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     y = torch.empty(rows.shape, dtype=torch.result_type(x, weight), device=x.device)
-    r = torch.empty(rows.shape[0], dtype=_sum_dtype(x.dtype), device=x.device)
+    r = torch.empty(rows.shape[0], dtype=sum_dtype(x.dtype), device=x.device)
     if rows.shape[0]:
         _forward_kernel[(rows.shape[0],)](
-            rows, weight.contiguous(), y, r, rows.shape[1], eps, **_launch(rows)
+            rows,
+            weight.contiguous(),
+            y,
+            r,
+            rows.shape[1],
+            eps,
+            **whole_row(rows.shape[1], rows.dtype),
         )
     return y.view(x.shape), r
 
@@ -111,18 +114,25 @@ def _forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 @_forward.register_fake
 def _(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     y = torch.empty(x.shape, dtype=torch.result_type(x, weight), device=x.device)
-    return y, x.new_empty(x.numel() // x.shape[-1], dtype=_sum_dtype(x.dtype))
+    return y, x.new_empty(x.numel() // x.shape[-1], dtype=sum_dtype(x.dtype))
 
 
 @torch.library.custom_op("finetune::rms_norm_backward", mutates_args=())
 def _backward(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     # Upstream gradients may be expanded (`y.sum()` gives stride 0): a dense copy is made of those.
     rows, upstream = (t.reshape(-1, x.shape[-1]).contiguous() for t in (x, dy))
-    programs = max(1, min(rows.shape[0], _BACKWARD_PROGRAMS))
+    programs = max(1, min(rows.shape[0], BACKWARD_PROGRAMS))
     dx = torch.empty_like(rows)
     dw = torch.empty(programs, rows.shape[1], dtype=r.dtype, device=x.device)
     _backward_kernel[(programs,)](
-        upstream, rows, weight.contiguous(), r, dx, dw, *rows.shape, **_launch(rows)
+        upstream,
+        rows,
+        weight.contiguous(),
+        r,
+        dx,
+        dw,
+        *rows.shape,
+        **whole_row(rows.shape[1], rows.dtype),
     )
     return dx.view(x.shape), dw.sum(0).to(weight.dtype)
 
@@ -130,13 +140,6 @@ def _backward(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor) -> tuple[Tensor,
 @_backward.register_fake
 def _(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), torch.empty_like(weight)
-
-
-def _launch(rows: Tensor) -> dict[str, object]:
-    """Block size, arithmetic and warps for rows of this width."""
-    block = triton.next_power_of_2(rows.shape[1])
-    wide = tl.float64 if rows.dtype == torch.float64 else tl.float32
-    return {"block": block, "wide": wide, "num_warps": min(max(block // 256, 1), 16)}
 
 
 def _save(ctx, inputs, output) -> None:

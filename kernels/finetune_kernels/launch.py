@@ -1,0 +1,49 @@
+"""What every operation asks before it launches: may kernels run here, and with which arithmetic.
+
+Called by the files of `ops`. Nothing here is tuned while a job runs: block sizes follow from shapes.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Elements of one program of an elementwise kernel: 16 bytes a thread and load for 128 threads in bf16.
+ELEMENTWISE_BLOCK = 1024
+# Columns that one program holds in registers at once; longer rows are walked in steps.
+ROW_BLOCK = 4096
+
+
+def kernels_run_on(x: Tensor) -> bool:
+    """Whether Triton kernels can run on the device of `x`: a GPU, or any with the interpreter on."""
+    return bool(x.is_cuda or triton.knobs.runtime.interpret)
+
+
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of sums: float64 for float64, float32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def arithmetic(dtype: torch.dtype) -> object:
+    """The same as `sum_dtype`, in Triton's words, for a kernel's `wide` argument."""
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+def whole_row(columns: int, dtype: torch.dtype) -> dict[str, object]:
+    """Launch options of a kernel whose program holds a whole row of this many columns."""
+    block = triton.next_power_of_2(columns)
+    return {"block": block, "wide": arithmetic(dtype), "num_warps": min(max(block // 256, 1), 16)}
+
+
+def same_device(**tensors: Tensor) -> None:
+    """Refuse tensors that live on different devices: a kernel would read foreign addresses.
+
+    Raises:
+        ValueError: Names the first two tensors that are apart.
+    """
+    (first, start), *others = tensors.items()
+    for name, tensor in others:
+        if tensor.device != start.device:
+            raise ValueError(
+                f"{first} is on {start.device} and {name} on {tensor.device}; move one of them"
+            )

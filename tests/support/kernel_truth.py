@@ -1,0 +1,57 @@
+"""Compare an operation with PyTorch's in the same dtype, both held against float64.
+
+The rule: the error of ours, relative in the Frobenius norm, is at most that of PyTorch plus one unit of
+the dtype's rounding. A fixed tolerance would pass wrong kernels; a multiple of PyTorch's own error does not.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+Operation = Callable[..., Tensor | tuple[Tensor, ...]]
+
+
+def run(operation: Operation, inputs: Sequence[object], seed: int = 1) -> list[Tensor]:
+    """Outputs, then the gradients of all floating inputs, for random upstream gradients."""
+    leaves = [
+        x.detach().clone().requires_grad_() if _floating(x) else x  # type: ignore[union-attr]
+        for x in inputs
+    ]
+    outputs = operation(*leaves)
+    outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+    generator = torch.Generator().manual_seed(seed)
+    upstream = [
+        torch.randn(y.shape, generator=generator).to(leaves[0].dtype).to(y.dtype) for y in outputs
+    ]
+    torch.autograd.backward(outputs, upstream)
+    return [y.detach() for y in outputs] + [x.grad for x in leaves if _floating(x)]
+
+
+def _floating(x: object) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point()
+
+
+def error(got: Tensor, truth: Tensor) -> float:
+    return ((got.double() - truth).norm() / truth.norm().clamp_min(1e-30)).item()
+
+
+def widened(inputs: Sequence[object]) -> list[object]:
+    return [x.double() if _floating(x) else x for x in inputs]  # type: ignore[attr-defined]
+
+
+def assert_not_worse(
+    ours: Operation, stock: Operation, inputs: Sequence[object], factor: float = 1.05
+) -> None:
+    """Hold outputs and gradients of `ours` to the rule above."""
+    dtype = next(x.dtype for x in inputs if _floating(x))  # type: ignore[attr-defined]
+    truth = run(stock, widened(inputs))
+    theirs, got = run(stock, inputs), run(ours, inputs)
+    assert len(got) == len(theirs)
+    for index, (mine, other, true) in enumerate(zip(got, theirs, truth, strict=True)):
+        assert mine.dtype == other.dtype, index
+        assert mine.shape == other.shape, index
+        limit = factor * error(other, true) + torch.finfo(dtype).eps
+        assert error(mine, true) <= limit, (index, error(mine, true), error(other, true))
