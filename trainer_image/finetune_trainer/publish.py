@@ -4,6 +4,7 @@ Called by the recipe with a folder that is complete. Each attempt has a prefix o
 overwritten, and an output exists only once its manifest does.
 """
 
+import logging
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +13,8 @@ from finetune_api.records import Report
 from finetune_api.run_file import RunFile
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Evaluation, Plan, Resolved
-from finetune_trainer import termination
+from finetune_trainer import termination, uploads
+from finetune_trainer.checkpoints import Fence
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.output_manifest import (
     MANIFEST,
@@ -22,9 +24,11 @@ from finetune_trainer.output_manifest import (
     attempt_prefix,
     find_published,
 )
-from finetune_trainer.selection import sha256
 from finetune_trainer.sources import ModelSource
 from finetune_trainer.storage import Place
+from finetune_trainer.storage.again import patiently
+
+logger = logging.getLogger(__name__)
 
 LIBRARIES = ("torch", "transformers", "peft", "trl")
 
@@ -35,40 +39,59 @@ def attempt_place(output: Place, run: RunFile) -> Place:
 
 
 def upload(folder: Path, place: Place) -> list[OutputFile]:
-    """Store every file of the folder; returns them with their SHA-256."""
-    files = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        place.put(path, name)
-        size = path.stat().st_size
-        files.append(OutputFile(path=name, size_bytes=size, sha256=sha256(path)))
-    return files
+    """Store every file of the folder; returns them with their SHA-256.
+
+    A store that is away is waited for: all that the run has learned is in this folder.
+
+    Raises:
+        TrainerError: Anything about storage that did not pass in time.
+    """
+    return patiently(lambda: uploads.upload(folder, place))
 
 
 def fetch_back(place: Place, folder: Path) -> Path:
     """Read the published files into a fresh folder; returns where they are."""
-    return place.fetch(place.files(), folder)
+    return patiently(lambda: place.fetch(place.files(), folder))
 
 
-def write_manifest(output: Place, run: RunFile, manifest: OutputManifest) -> Report:
+def write_manifest(
+    output: Place, run: RunFile, manifest: OutputManifest, fence: Fence | None = None
+) -> Report:
     """Make the output exist; returns the report of the run.
 
+    Args:
+        output: The place of `spec.output.uri`.
+        run: The run.
+        manifest: Of the files that were uploaded and read back.
+        fence: What this process has taken at its start; without it, any attempt's fence is looked at.
+
     Raises:
-        TrainerError: OutputConflict if somebody else's output exists by now.
+        TrainerError: Fenced if another attempt of this job has become the writer or has published,
+            OutputConflict if another job's output exists by now.
     """
     content = manifest.to_bytes()
+    patiently(fence.require if fence else Fence(output, run).refuse_if_newer)
     # From here on, a stop would leave a published output behind that nobody heard of.
     termination.ignore()
-    if output.put_new(MANIFEST, content):
-        return manifest.report(output, content)
     # A retry inside the client may meet the object that its own first try has written.
-    stored = output.read(MANIFEST)
-    if stored == content:
+    if patiently(lambda: output.put_new(MANIFEST, content) or output.read(MANIFEST) == content):
+        _remove_earlier_attempts(output, run)
         return manifest.report(output, content)
     # Raises if the other writer is another job.
     find_published(output, run.job)
     message = f"{output.uri}/{MANIFEST} was written by another attempt of this job meanwhile"
-    raise TrainerError(Reason.OUTPUT_CONFLICT, message)
+    raise TrainerError(Reason.FENCED, message)
+
+
+def _remove_earlier_attempts(output: Place, run: RunFile) -> None:
+    # Nobody can publish their files any more, now that there is a manifest.
+    try:
+        for attempt in range(1, run.attempt):
+            place = output.below(attempt_prefix(run.job, attempt))
+            place.discard_unfinished()
+            place.delete_all([file.name for file in place.listing()])
+    except TrainerError as error:
+        logger.warning("files of earlier attempts were not removed: %s", error.message)
 
 
 def make_manifest(

@@ -17,6 +17,7 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.output_manifest import MANIFEST, OutputManifest, attempt_prefix
 from finetune_trainer.selection import Selection
 from finetune_trainer.storage import Source, Storage, StoredFile
+from finetune_trainer.storage.again import TRIES
 
 _ATTEMPTS = "/attempts/"
 
@@ -63,11 +64,14 @@ class Published:
             TrainerError: CorruptModel if it does not have the digest of the manifest.
         """
         expected = self.files.digests.get(name)
-        content = self.files.place.read(name) if expected else None
-        if content is not None and hashlib.sha256(content).hexdigest() != expected:
-            message = f"{self.files.place.uri}/{name} does not have the SHA-256 of its manifest"
-            raise TrainerError(Reason.CORRUPT_MODEL, message)
-        return content
+        for _ in range(TRIES if expected else 0):
+            content = self.files.place.read(name)
+            if content is None or hashlib.sha256(content).hexdigest() == expected:
+                return content
+        if expected is None:
+            return None
+        message = f"{self.files.place.uri}/{name} does not have the SHA-256 of its manifest"
+        raise TrainerError(Reason.CORRUPT_MODEL, message)
 
 
 def find(storage: Storage, place: Source, listing: Sequence[StoredFile]) -> Published | None:

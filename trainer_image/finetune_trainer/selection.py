@@ -4,6 +4,7 @@ Made by `inputs` for data and by `sources` for models, when a place was listed; 
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.storage import Source, StoredFile
+from finetune_trainer.storage.again import TRIES
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,29 @@ class Selection:
         """Make the files readable locally; returns the folder that holds them.
 
         Raises:
-            TrainerError: CorruptModel if a file does not have the digest that was promised.
+            TrainerError: CorruptModel if a file does not have the digest that was promised,
+                StorageCorrupted if it comes with other bytes each time.
         """
         local = self.place.fetch(self.files, folder)
         for file in self.files:
-            expected = self.digests.get(file.name)
-            if expected is not None and sha256(local / file.name) != expected:
-                message = f"{self.place.uri}/{file.name} does not have the SHA-256 of its manifest"
-                raise TrainerError(Reason.CORRUPT_MODEL, message)
+            if file.name in self.digests:
+                self._require(file, local, folder)
         return local
+
+    def _require(self, file: StoredFile, local: Path, folder: Path) -> None:
+        seen = [sha256(local / file.name)]
+        while seen[-1] != self.digests[file.name]:
+            if len(seen) == TRIES:
+                raise self._damaged(file, seen)
+            logger.warning("%s/%s came with other bytes; reading again", self.place.uri, file.name)
+            seen.append(sha256(self.place.fetch([file], folder) / file.name))
+
+    def _damaged(self, file: StoredFile, seen: list[str]) -> TrainerError:
+        message = f"{self.place.uri}/{file.name} does not have the SHA-256 of its manifest"
+        if len(set(seen)) == 1:
+            # Always the same other bytes: that is what is stored.
+            return TrainerError(Reason.CORRUPT_MODEL, message)
+        return TrainerError(Reason.STORAGE_CORRUPTED, f"{message}, and each time other bytes")
 
 
 def sha256(path: Path) -> str:

@@ -20,6 +20,8 @@ def upload(folder: Path, place: Place) -> list[OutputFile]:
         TrainerError: StorageCorrupted if a file is not there in its size afterwards; anything about
             storage.
     """
+    # Some stores make a bucket that is missing when an administrator uploads to it, but not for this.
+    place.listing()
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = [_upload(path, path.relative_to(folder).as_posix(), place) for path in paths]
     sizes = {file.name: file.size for file in place.listing()}

@@ -1,20 +1,16 @@
 """Checkpoints in storage: what is published is found again, and nothing else is believed."""
 
 import hashlib
-import json
 import logging
 from pathlib import Path
 
 import pytest
 
-from finetune_api.run_file import RunFile
 from finetune_api.v1alpha1.reasons import Reason
-from finetune_trainer.checkpoints import CheckpointStore, Identity, require_same
+from finetune_trainer.checkpoints import CheckpointStore, require_same
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.storage.local import LocalPlace
-from support.jobs import spec
-
-UID = "11111111-aaaa"
+from support.checkpoints import about, checkpoint, claimed
 
 
 @pytest.fixture
@@ -22,41 +18,14 @@ def output(tmp_path: Path) -> LocalPlace:
     return LocalPlace("pvc://c/out", tmp_path / "out", None, Reason.INTERNAL_ERROR)
 
 
-def run(attempt: int = 1, uid: str = UID) -> RunFile:
-    job = {"namespace": "team", "name": "demo", "uid": uid}
-    return RunFile.model_validate({"job": job, "attempt": attempt, "spec": spec()})
-
-
-def about(rank: int = 8) -> Identity:
-    return Identity(
-        base_model="s3://models/base",
-        method={"type": "SFT"},
-        tuning={"type": "LoRA", "lora": {"rank": rank}},
-        data="sha256:00",
-        settings={"seed": 1},
-    )
-
-
-def checkpoint(folder: Path, text: str) -> Path:
-    (folder / "state").mkdir(parents=True)
-    (folder / "weights.safetensors").write_text(text * 100)
-    (folder / "state" / "rank-0.json").write_text(json.dumps({"text": text}))
+def publish(store: CheckpointStore, tmp_path: Path, step: int) -> Path:
+    folder = checkpoint(tmp_path / f"made-{step}-{store.fence.holder}", step)
+    store.publish(folder, step, about())
     return folder
 
 
-def claimed(output: LocalPlace, attempt: int = 1) -> CheckpointStore:
-    store = CheckpointStore(output, run(attempt))
-    store.claim()
-    return store
-
-
-def publish(store: CheckpointStore, tmp_path: Path, step: int, text: str = "") -> None:
-    folder = checkpoint(tmp_path / f"made-{step}-{store.fence.holder}", text or f"step {step}")
-    store.publish(folder, step, about())
-
-
 def test_published_and_found_by_the_next_attempt(output: LocalPlace, tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path / "made", "a")
+    folder = checkpoint(tmp_path / "made", 20)
     status = claimed(output).publish(folder, 20, about())
     assert status.uri == "pvc://c/out/checkpoints/11111111/1-20"
     sizes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -64,7 +33,7 @@ def test_published_and_found_by_the_next_attempt(output: LocalPlace, tmp_path: P
     found = claimed(output, 2).newest(tmp_path / "got")
     assert found is not None
     assert (found.manifest.step, found.manifest.attempt) == (20, 1)
-    assert (found.folder / "state" / "rank-0.json").read_text() == '{"text": "a"}'
+    assert (found.folder / "state" / "rank-0.json").read_text() == '{"step": 20}'
     digests = {file.path: file.sha256 for file in found.manifest.files}
     expected = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
     assert digests["weights.safetensors"] == expected
@@ -120,8 +89,8 @@ def test_a_zombie_publishes_nothing(output: LocalPlace, tmp_path: Path) -> None:
 def test_orphans_go_and_whole_ones_stay(output: LocalPlace, tmp_path: Path) -> None:
     store = claimed(output)
     publish(store, tmp_path, 20)
-    orphan = checkpoint(output.path / "checkpoints" / "11111111" / "1-40", "half")
-    newer = checkpoint(output.path / "checkpoints" / "11111111" / "3-40", "newer")
+    orphan = checkpoint(output.path / "checkpoints" / "11111111" / "1-40", 40)
+    newer = checkpoint(output.path / "checkpoints" / "11111111" / "3-40", 40)
     claimed(output, 2)
     assert not orphan.exists()
     assert newer.exists()
@@ -161,8 +130,8 @@ def test_differences_name_every_field() -> None:
 def test_the_same_step_of_a_restarted_attempt_gets_its_own_folder(
     output: LocalPlace, tmp_path: Path
 ) -> None:
-    publish(claimed(output), tmp_path, 20, "first")
-    publish(claimed(output), tmp_path, 20, "again")
+    publish(claimed(output), tmp_path, 20)
+    publish(claimed(output), tmp_path, 20)
     names = {path.name for path in (output.path / "checkpoints" / "11111111").glob("*/")}
     assert len(names) == 2
     assert "1-20" in names

@@ -9,6 +9,7 @@ from finetune_api.run_file import RunFile
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Evaluation, Plan, Resolved
 from finetune_trainer import publish
+from finetune_trainer.checkpoints import Fence
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.output_manifest import MANIFEST, OutputManifest, Verification, find_published
 from finetune_trainer.sources import ModelSource
@@ -60,14 +61,14 @@ def test_upload_that_arrives_twice_is_ours(output: LocalPlace, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("uid", "attempt", "words"),
+    ("uid", "attempt", "reason", "words"),
     [
-        ("22222222-bbbb", 1, "published by job team/demo (uid 22222222-bbbb)"),
-        ("11111111-aaaa", 2, "another attempt of this job"),
+        ("22222222-bbbb", 1, Reason.OUTPUT_CONFLICT, "published by job team/demo (uid 22222222-bb"),
+        ("11111111-aaaa", 2, Reason.FENCED, "another attempt of this job"),
     ],
 )
 def test_the_first_manifest_stays(
-    output: LocalPlace, tmp_path: Path, uid: str, attempt: int, words: str
+    output: LocalPlace, tmp_path: Path, uid: str, attempt: int, reason: Reason, words: str
 ) -> None:
     mine = manifest(run(), output, tmp_path / "f")
     theirs = run(uid, attempt)
@@ -75,7 +76,7 @@ def test_the_first_manifest_stays(
     before = output.read(MANIFEST)
     with pytest.raises(TrainerError) as caught:
         publish.write_manifest(output, run(), mine)
-    assert caught.value.reason is Reason.OUTPUT_CONFLICT
+    assert caught.value.reason is reason
     assert words in caught.value.message
     assert output.read(MANIFEST) == before
 
@@ -85,3 +86,29 @@ def test_a_foreign_manifest_is_never_overwritten(output: LocalPlace) -> None:
     with pytest.raises(TrainerError, match="is not a manifest of this version") as caught:
         find_published(output, run().job)
     assert caught.value.reason is Reason.OUTPUT_CONFLICT
+
+
+def test_a_newer_attempt_keeps_an_older_one_from_publishing(
+    output: LocalPlace, tmp_path: Path
+) -> None:
+    older, newer = run(attempt=1), run(attempt=2)
+    fence = Fence(output, older)
+    fence.take()
+    mine = manifest(older, output, tmp_path / "f")
+    Fence(output, newer).take()
+    for held in (fence, None):
+        with pytest.raises(TrainerError, match="attempt 2 holds it") as caught:
+            publish.write_manifest(output, older, mine, held)
+        assert caught.value.reason is Reason.FENCED
+    assert output.read(MANIFEST) is None
+
+
+def test_files_of_earlier_attempts_go_once_a_later_one_is_published(
+    output: LocalPlace, tmp_path: Path
+) -> None:
+    manifest(run(attempt=1), output, tmp_path / "f")
+    manifest(run("22222222-bbbb"), output, tmp_path / "f")
+    third = run(attempt=3)
+    publish.write_manifest(output, third, manifest(third, output, tmp_path / "f"))
+    names = [file.name for file in output.files()]
+    assert names == ["attempts/11111111-3/a.txt", "attempts/22222222-1/a.txt", "manifest.json"]

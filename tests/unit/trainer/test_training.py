@@ -232,11 +232,20 @@ def test_weights_that_are_not_numbers(workshop: Workshop) -> None:
     assert not (workshop.output / "manifest.json").exists()
 
 
-@pytest.mark.parametrize("damage", ["changed", "lost"])
+@pytest.mark.parametrize(
+    ("damage", "reason", "code"),
+    [
+        ("changed", Reason.OUTPUT_VERIFICATION_FAILED, 70),
+        ("lost", Reason.STORAGE_CORRUPTED, 75),
+    ],
+)
 def test_nothing_is_published_that_came_back_damaged(
-    workshop: Workshop, damage: str, monkeypatch: pytest.MonkeyPatch
+    workshop: Workshop, damage: str, reason: Reason, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from finetune_trainer.storage import again
     from finetune_trainer.storage.local import LocalPlace
+
+    monkeypatch.setattr(again, "PATIENCE_SECONDS", {})
 
     store = LocalPlace.put
 
@@ -249,7 +258,7 @@ def test_nothing_is_published_that_came_back_damaged(
 
     monkeypatch.setattr(LocalPlace, "put", put)
     report = workshop.run({"training.maxSteps": 1}).report
-    assert (report.reason, report.exit_code) == (Reason.OUTPUT_VERIFICATION_FAILED, 70)
+    assert (report.reason, report.exit_code) == (reason, code)
     assert "adapter_model.safetensors" in report.message
     assert not (workshop.output / "manifest.json").exists()
 

@@ -122,11 +122,16 @@ class BackgroundPublisher:
             time.sleep(_PAUSE_SECONDS)
             self._retry()
 
-    def close(self) -> None:
-        """Take nothing more; what is in flight is left to itself."""
+    def close(self, seconds: float = 5.0) -> None:
+        """Take nothing more, and let what is under way end.
+
+        Args:
+            seconds: How long to wait for that at most.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        self._thread.join(seconds)
 
     def _retry(self) -> None:
         with self._changed:
@@ -152,13 +157,21 @@ class BackgroundPublisher:
 
     def _work(self) -> None:
         while (save := self._take()) is not None:
-            try:
-                status = self._store.publish(save.folder, save.step, save.about, since=save.since)
-            except Exception as error:  # noqa: BLE001 - told to the main thread
-                self._end(save, error)
-            else:
-                self._end(save, status)
+            result = self._publish(save)
+            self._end(save, result)
+            if isinstance(result, CheckpointStatus):
                 self._prune()
+
+    def _publish(self, save: _Save) -> CheckpointStatus | Exception:
+        try:
+            status = self._store.publish(save.folder, save.step, save.about, since=save.since)
+            self._published(status)
+        except Exception as error:  # noqa: BLE001 - told to the main thread
+            logger.warning("checkpoint of step %d was not published: %s", save.step, error)
+            self._failed(_typed(error))
+            return error
+        _discard(save)
+        return status
 
     def _take(self) -> _Save | None:
         with self._changed:
@@ -169,28 +182,24 @@ class BackgroundPublisher:
             return save
 
     def _end(self, save: _Save, result: CheckpointStatus | Exception) -> None:
-        if isinstance(result, CheckpointStatus):
-            _discard(save)
-            self._published(result)
-        else:
-            logger.warning("checkpoint of step %d was not published: %s", save.step, result)
-            self._failed(_typed(result))
+        overtaken = None
         with self._changed:
             self._busy = False
             if isinstance(result, CheckpointStatus):
                 self._newest, self._error = result, None
+            elif self._waiting is None:
+                # Still worth having, as long as there is no newer one.
+                self._error, self._unpublished = result, save
             else:
-                self._error = result
-                # Unless a newer one waits already, this one is still worth having.
-                self._unpublished = save if self._waiting is None else None
+                self._error, overtaken = result, save
             self._changed.notify_all()
+        _discard(overtaken)
 
     def _prune(self) -> None:
         try:
             self._store.prune(self._keep)
-        except TrainerError as error:
-            # Too many checkpoints do no harm; the next prune removes them.
-            logger.warning("old checkpoints were not removed: %s", error.message)
+        except Exception as error:  # noqa: BLE001 - the next prune removes them
+            logger.warning("old checkpoints were not removed: %s", error)
 
 
 def _discard(save: _Save | None) -> None:

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 from finetune_api.run_file import RunFile
 from finetune_api.v1alpha1.reasons import Reason
@@ -60,6 +61,7 @@ class CheckpointStore:
         self._run = run
         self._place = output.below(checkpoints_prefix(run.job))
         self._damaged: set[str] = set()
+        self._made: tuple[str, CheckpointManifest] | None = None
         self.fence = Fence(output, run)
 
     def claim(self) -> None:
@@ -113,21 +115,10 @@ class CheckpointStore:
             TrainerError: Fenced if another attempt has become the writer; anything about storage.
         """
         begin = time.monotonic() if since is None else since
-        name = self._free_name(step)
-        place = self._place.below(name)
-        manifest = CheckpointManifest(
-            job=self._run.job,
-            attempt=self._run.attempt,
-            step=step,
-            created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            identity=about,
-            files=upload(folder, place),
-        )
-        self.fence.require()
-        content = manifest.to_bytes()
-        if not place.put_new(MANIFEST, content) and place.read(MANIFEST) != content:
-            message = f"{place.uri}/{MANIFEST} was written by another process meanwhile"
-            raise TrainerError(Reason.FENCED, message)
+        if self._made is None or self._made[1].step != step:
+            self._made = self._make(folder, step, about)
+        # Tried again after an outage, only the pointer may be left to move.
+        name, manifest = self._made
         self.fence.move(step, name)
         return self._status(name, manifest, time.monotonic() - begin)
 
@@ -163,18 +154,43 @@ class CheckpointStore:
     def _shelf(self) -> Shelf:
         return Shelf.of(self._place.listing())
 
+    def _make(self, folder: Path, step: int, about: Identity) -> tuple[str, CheckpointManifest]:
+        name = self._free_name(step)
+        place = self._place.below(name)
+        files = upload(folder, place)
+        manifest = CheckpointManifest(
+            job=self._run.job,
+            attempt=self._run.attempt,
+            step=step,
+            created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            identity=about,
+            files=files,
+        )
+        try:
+            self.fence.require()
+        except TrainerError as error:
+            if error.reason is Reason.FENCED:
+                place.delete_all([file.path for file in files])
+            raise
+        content = manifest.to_bytes()
+        if not place.put_new(MANIFEST, content) and place.read(MANIFEST) != content:
+            message = f"{place.uri}/{MANIFEST} was written by another process meanwhile"
+            raise TrainerError(Reason.FENCED, message)
+        return name, manifest
+
     def _free_name(self, step: int) -> str:
         name = f"{self._run.attempt}-{step}"
         taken = any(entry.folder == name and entry.published for entry in self._shelf().entries)
         # The same attempt, started again, comes by this step a second time.
-        return f"{name}-{self.fence.holder[:8]}" if taken else name
+        return f"{name}-{uuid4().hex[:8]}" if taken else name
 
     def _manifest(self, entry: Entry) -> CheckpointManifest | None:
         content = self._place.below(entry.folder).read(MANIFEST)
         manifest = CheckpointManifest.parse(content or b"", self._run.job)
-        if manifest is None:
-            logger.warning("checkpoint %s has no readable manifest of this job", entry.folder)
-        elif not entry.holds(manifest):
+        if manifest is None or (manifest.step, manifest.attempt) != entry.order:
+            logger.warning("checkpoint %s has no readable manifest of its own", entry.folder)
+            return None
+        if not entry.holds(manifest):
             logger.warning("checkpoint %s lacks files that its manifest lists", entry.folder)
             return None
         return manifest

@@ -1,7 +1,7 @@
 """The S3 client: endpoint, credentials, certificates, and a bound on how long it tries.
 
-Made once a run by `storage.Storage`. Credentials come from files that Kubernetes mounts, or on a
-laptop from boto3's own search; they are never logged.
+Made once a run by `storage.Storage`. Credentials come from files that Kubernetes mounts, read again
+for every request, or on a laptop from boto3's own search; they are never logged.
 """
 
 from pathlib import Path
@@ -14,6 +14,9 @@ from finetune_trainer.foreign import Foreign, S3Client
 from finetune_trainer.storage.failures import translated
 
 DEFAULT_REGION = "us-east-1"
+ATTEMPTS = 5
+"""How often a request is sent before the store counts as away: for about ten seconds."""
+
 _REQUIRED = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _OPTIONAL = ("AWS_SESSION_TOKEN",)
 _CHECKSUMS = {"WhenSupported": "when_supported", "WhenRequired": "when_required"}
@@ -53,21 +56,52 @@ def _read(path: Path) -> str | None:
 
 
 def make_client(spec: StorageSpec, environment: Environment) -> S3Client:
-    """boto3's S3 client for this job."""
-    import boto3
+    """boto3's S3 client for this job.
 
-    keys = read_credentials(environment.credentials) if environment.credentials else {}
+    Raises:
+        TrainerError: The mounted credentials are not usable.
+    """
+    session = _session(environment.credentials)
     with translated(spec.endpoint or "AWS S3", Reason.STORAGE_UNAVAILABLE):
-        return boto3.client(
+        client = session.client(
             "s3",
             endpoint_url=spec.endpoint,
             region_name=spec.region or DEFAULT_REGION,
             verify=str(environment.ca_bundle) if environment.ca_bundle else None,
-            aws_access_key_id=keys.get("AWS_ACCESS_KEY_ID"),
-            aws_secret_access_key=keys.get("AWS_SECRET_ACCESS_KEY"),
-            aws_session_token=keys.get("AWS_SESSION_TOKEN"),
             config=_config(spec),
         )
+    if spec.checksums == "WhenRequired":
+        _guard_uploads_with_md5(client)
+    return client
+
+
+def _session(credentials: Path | None) -> Foreign:
+    import boto3
+    import botocore.session
+
+    if credentials is None:
+        return boto3.session.Session()
+    from botocore.credentials import CredentialResolver
+
+    from finetune_trainer.storage.rotation import MountedCredentials
+
+    mounted = MountedCredentials(credentials, read_credentials)
+    resolver = CredentialResolver([])
+    resolver.load_credentials = lambda: mounted
+    session = botocore.session.get_session()
+    session.register_component("credential_provider", resolver)
+    return boto3.session.Session(botocore_session=session)
+
+
+def _guard_uploads_with_md5(client: S3Client) -> None:
+    """Give uploads the one digest that every store knows, where the newer ones are not wanted."""
+    from botocore.utils import calculate_md5
+
+    def add(params: dict[str, Foreign], **_: Foreign) -> None:
+        params["headers"]["Content-MD5"] = calculate_md5(params["body"])
+
+    for operation in ("PutObject", "UploadPart"):
+        client.meta.events.register(f"before-call.s3.{operation}", add)
 
 
 def _config(spec: StorageSpec) -> Foreign:
@@ -79,7 +113,7 @@ def _config(spec: StorageSpec) -> Foreign:
         s3={"addressing_style": "path"} if spec.endpoint else None,
         connect_timeout=5,
         read_timeout=30,
-        retries={"mode": "adaptive", "total_max_attempts": 5},
+        retries={"mode": "adaptive", "total_max_attempts": ATTEMPTS},
         request_checksum_calculation=checksums,
         response_checksum_validation=checksums,
         max_pool_connections=16,

@@ -47,6 +47,17 @@ _CODES: dict[str, tuple[Reason, str, str | None]] = {
         "the store expects another region",
         "Set `storage.region` to the bucket's region.",
     ),
+    "BadDigest": (
+        Reason.STORAGE_CORRUPTED,
+        "what arrived at the store is not what was sent",
+        None,
+    ),
+    "XAmzContentSHA256Mismatch": (
+        Reason.STORAGE_CORRUPTED,
+        "what arrived at the store is not what was sent",
+        None,
+    ),
+    "IncompleteBody": (Reason.STORAGE_CORRUPTED, "the upload was cut short on its way", None),
     "NotImplemented": (
         Reason.INVALID_SPEC,
         "the store does not know something that was asked of it, often upload checksums",
@@ -100,6 +111,11 @@ def _of_exception(uri: str, missing: Reason, error: Exception) -> TrainerError:
     cause = error.__cause__ or error.__context__
     if isinstance(cause, botocore.ClientError):
         return of_code(uri, missing, cause)
+    # Downloads that were begun again too often hold the last cause.
+    error = getattr(error, "last_exception", None) or error
+    if isinstance(error, _damages()):
+        message = f"{uri}: what came is not what was stored ({type(error).__name__})"
+        return TrainerError(Reason.STORAGE_CORRUPTED, message)
     if isinstance(error, botocore.NoCredentialsError | botocore.PartialCredentialsError):
         message = f"{uri}: no credentials for the store were found"
         return TrainerError(Reason.STORAGE_CREDENTIALS_MISSING, message)
@@ -110,6 +126,16 @@ def _of_exception(uri: str, missing: Reason, error: Exception) -> TrainerError:
         return TrainerError(Reason.INVALID_SPEC, f"{uri}: {error}")
     message = f"{uri}: {type(error).__name__}: {error}"
     return TrainerError(Reason.STORAGE_UNAVAILABLE, message)
+
+
+def _damages() -> tuple[type[Exception], ...]:
+    from botocore import exceptions as botocore
+
+    return (
+        botocore.FlexibleChecksumError,
+        botocore.IncompleteReadError,
+        botocore.ResponseStreamingError,
+    )
 
 
 def _tls_cause(error: Exception) -> str:

@@ -3,19 +3,25 @@
 Made by `storage.Storage`. Every call is bounded in time and turns boto3's exceptions into reasons.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Foreign, S3Client
+from finetune_trainer.storage.again import undamaged
 from finetune_trainer.storage.failures import translated
 from finetune_trainer.storage.place import StoredFile, Versioned
 from finetune_trainer.storage.uri import Uri
 
 _MEBI = 1024 * 1024
+
+MULTIPART_THRESHOLD = 64 * _MEBI
+PART_SIZE = 32 * _MEBI
+"""Of one part of a big file; with the eight that are under way at once, what a transfer holds."""
 
 
 @dataclass(frozen=True)
@@ -60,40 +66,25 @@ class S3Place:
                 message = f"{self.uri}: the key {file.location} leads out of the download folder"
                 raise TrainerError(Reason.INVALID_SPEC, message)
             target.parent.mkdir(parents=True, exist_ok=True)
-            with translated(f"s3://{self.at.authority}/{file.location}", self.missing):
-                self.client.download_file(
-                    self.at.authority, file.location, str(target), Config=_transfer()
-                )
+            undamaged(partial(self._download, file, target))
         return folder
 
     def read(self, name: str) -> bytes | None:
         """An object's content, or None."""
-        with translated(self._uri_of(name), self.missing):
-            try:
-                answer = self.client.get_object(Bucket=self.at.authority, Key=self._key(name))
-            except self.client.exceptions.NoSuchKey:
-                return None
-            return bytes(answer["Body"].read())
+        found = self.read_versioned(name)
+        return found.content if found else None
+
+    def read_versioned(self, name: str) -> Versioned | None:
+        """An object's content with its ETag, or None."""
+        return undamaged(partial(self._get, name))
 
     def put(self, source: Path, name: str) -> None:
-        """Upload a file."""
-        with translated(self._uri_of(name), self.missing):
-            self.client.upload_file(
-                str(source), self.at.authority, self._key(name), Config=_transfer()
-            )
+        """Upload a file, in parts if it is big; what fails leaves no parts behind."""
+        undamaged(partial(self._upload, source, name))
 
     def put_new(self, name: str, content: bytes) -> bool:
         """Write an object unless it exists, decided by the store."""
         return self._put_if(name, content, IfNoneMatch="*")
-
-    def read_versioned(self, name: str) -> Versioned | None:
-        """An object's content with its ETag, or None."""
-        with translated(self._uri_of(name), self.missing):
-            try:
-                answer = self.client.get_object(Bucket=self.at.authority, Key=self._key(name))
-            except self.client.exceptions.NoSuchKey:
-                return None
-            return Versioned(bytes(answer["Body"].read()), str(answer["ETag"]))
 
     def replace(self, name: str, content: bytes, version: str) -> bool:
         """Overwrite an object that has that ETag, decided by the store."""
@@ -129,7 +120,35 @@ class S3Place:
         """The place of a prefix below this one."""
         return replace(self, at=replace(self.at, path=f"{self.at.path}/{name}"))
 
+    def _get(self, name: str) -> Versioned | None:
+        with translated(self._uri_of(name), self.missing):
+            try:
+                answer = self.client.get_object(Bucket=self.at.authority, Key=self._key(name))
+            except self.client.exceptions.NoSuchKey:
+                return None
+            return Versioned(bytes(answer["Body"].read()), str(answer["ETag"]))
+
+    def _download(self, file: StoredFile, target: Path) -> None:
+        uri = f"s3://{self.at.authority}/{file.location}"
+        with translated(uri, self.missing):
+            self.client.download_file(
+                self.at.authority, file.location, str(target), Config=_transfer()
+            )
+        size = target.stat().st_size
+        if size != file.size:
+            message = f"{uri}: {size} bytes came, and {file.size} were listed"
+            raise TrainerError(Reason.STORAGE_CORRUPTED, message)
+
+    def _upload(self, source: Path, name: str) -> None:
+        with translated(self._uri_of(name), self.missing):
+            self.client.upload_file(
+                str(source), self.at.authority, self._key(name), Config=_transfer()
+            )
+
     def _put_if(self, name: str, content: bytes, **condition: str) -> bool:
+        return undamaged(partial(self._put_once, name, content, condition))
+
+    def _put_once(self, name: str, content: bytes, condition: Mapping[str, str]) -> bool:
         from botocore.exceptions import ClientError
 
         with translated(self._uri_of(name), self.missing):
@@ -180,5 +199,5 @@ def _transfer() -> Foreign:
     from boto3.s3.transfer import TransferConfig
 
     return TransferConfig(
-        multipart_threshold=64 * _MEBI, multipart_chunksize=32 * _MEBI, max_concurrency=8
+        multipart_threshold=MULTIPART_THRESHOLD, multipart_chunksize=PART_SIZE, max_concurrency=8
     )
