@@ -69,16 +69,6 @@ CHECKS: tuple[Check, ...] = (
         "nothing is offloaded in this version",
     ),
     Check(
-        "checkpoints.everySteps",
-        lambda s: s.checkpoints.every_steps != AUTO,
-        "there are no checkpoints in this version; an interrupted job starts again",
-    ),
-    Check(
-        "checkpoints.keep",
-        lambda s: s.checkpoints.keep is not None,
-        "there are no checkpoints in this version",
-    ),
-    Check(
         "output.uri",
         lambda s: _scheme(s.output.uri) == "pvc",
         "the output goes to s3:// in this version",

@@ -231,7 +231,8 @@ def run_file(
         except BaseException as error:  # noqa: BLE001 - this is the place where all of them end
             report = outcome.report_of(error)
         if reporter:
-            report = report.model_copy(update={"progress": reporter.latest})
+            seen = {"progress": reporter.latest, "checkpoint": reporter.checkpoint}
+            report = report.model_copy(update={**seen, "resumed": reporter.begun_from})
         outcome.deliver(report, environment.termination_log)
     return report
 

@@ -3,8 +3,10 @@
 Used by `watch`; pure but for `Best`, which stores the trainable tensors of the best evaluation.
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -54,6 +56,14 @@ class Patience:
         if self.improved:
             self._best = score
 
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"best": self._best, "without": self._without}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._best, self._without = state["best"], state["without"]
+
 
 class Best:
     """The trainable tensors of the best evaluation, on disk."""
@@ -66,6 +76,18 @@ class Best:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().contiguous() for name, tensor in _trainable(model)}
         save_file(tensors, self._path)
+
+    def capture(self, folder: Path) -> None:
+        """Add what is stored to a checkpoint."""
+        if self._path.exists():
+            shutil.copyfile(self._path, folder / self._path.name)
+
+    def go_on_from(self, folder: Path) -> None:
+        """Store again what `capture` added to a checkpoint."""
+        self._path.unlink(missing_ok=True)
+        if (folder / self._path.name).exists():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / self._path.name, self._path)
 
     def restore(self, model: Model) -> None:
         """Bring the stored tensors back, if any were stored."""

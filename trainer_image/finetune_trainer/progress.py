@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Protocol, TextIO
 
 from finetune_api.records import ProgressRecord, ResolvedRecord
-from finetune_api.v1alpha1.status import Plan, Progress, Resolved
+from finetune_api.v1alpha1.status import CheckpointStatus, Plan, Progress, Resolved
 
 Figure = str | int | dict[str, str] | None
 
@@ -88,6 +88,8 @@ class Reporter:
 
     Attributes:
         latest: The latest progress, for the report at the end.
+        checkpoint: The newest checkpoint that is published.
+        begun_from: The checkpoint that this attempt began from.
     """
 
     def __init__(
@@ -100,6 +102,16 @@ class Reporter:
         self._sent = 0
         self._resolved: ResolvedRecord | None = None
         self.latest: Progress | None = None
+        self.checkpoint: CheckpointStatus | None = None
+        self.begun_from: CheckpointStatus | None = None
+
+    def published(self, checkpoint: CheckpointStatus) -> None:
+        """A checkpoint can be resumed from; told with the next record."""
+        self.checkpoint = checkpoint
+
+    def resumed(self, checkpoint: CheckpointStatus) -> None:
+        """The run goes on from a checkpoint, which is also the newest."""
+        self.checkpoint = self.begun_from = checkpoint
 
     def phase(self, name: str) -> None:
         """A new phase begins; told at once."""
@@ -126,6 +138,11 @@ class Reporter:
         self._resolved = ResolvedRecord(resolved=resolved, plan=plan)
         self._sink.resolved(self._resolved)
 
+    def also_resolved(self, more: list[Resolved]) -> None:
+        """What was chosen in the course of the run."""
+        if self._resolved and more:
+            self.resolved([*self._resolved.resolved, *more], self._resolved.plan or Plan())
+
     def _update(self, **figures: Figure) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         known = self.latest.model_dump() if self.latest else {}
@@ -134,7 +151,10 @@ class Reporter:
     def _send(self) -> None:
         if self.latest is None:
             return
-        self._sink.progress(ProgressRecord(progress=self.latest))
+        record = ProgressRecord(
+            progress=self.latest, checkpoint=self.checkpoint, resumed=self.begun_from
+        )
+        self._sink.progress(record)
         self._last_sent = self._clock()
         self._sent += 1
         if self._resolved and self._sent % RECORDS_BETWEEN_RESOLVED == 0:

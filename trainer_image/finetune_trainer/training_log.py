@@ -16,7 +16,8 @@ class TrainingLog:
 
     def __init__(self, folder: Path, *, tensorboard: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file: TextIO = (folder / FILE).open("w", encoding="utf-8")
+        self._path = folder / FILE
+        self._file: TextIO = self._path.open("w", encoding="utf-8")
         self._board = None
         if tensorboard:
             # Half a second of import, for those who want it only.
@@ -30,6 +31,16 @@ class TrainingLog:
         if self._board:
             for name, value in figures.items():
                 self._board.add_scalar(name, value, step)
+
+    def entries(self) -> list[dict[str, float]]:
+        """All so far, for a checkpoint."""
+        return [json.loads(line) for line in self._path.read_text("utf-8").splitlines()]
+
+    def go_on_from(self, entries: list[dict[str, float]]) -> None:
+        """Log again what `entries` gave."""
+        for entry in entries:
+            figures = {name: value for name, value in entry.items() if name != "step"}
+            self.add(int(entry["step"]), figures)
 
     def close(self) -> None:
         """Write out what is buffered."""

@@ -15,11 +15,13 @@ from typing import Any
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.training import EarlyStopping
+from finetune_trainer import termination
 from finetune_trainer.early_stopping import Best, Criterion, Patience
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Model
 from finetune_trainer.progress import Reporter, duration
 from finetune_trainer.resolve import Settings
+from finetune_trainer.resume import tree
 from finetune_trainer.sanity import KnownAnswer, require_gradients, require_reload
 from finetune_trainer.training_log import TrainingLog
 from finetune_trainer.tuning.companion import Companion
@@ -27,6 +29,7 @@ from finetune_trainer.tuning.companion import Companion
 Measures = Mapping[str, float]
 # Figures of trainers' logs that the watch knows by itself; the others come from the recipe.
 _TOKENS = ("num_tokens", "num_input_tokens_seen")
+_STATE = "watch"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Watched:
         known_answer: What the loss of the first step must be, asked for after that step.
         figures: Takes a method's own figures out of a trainer's log entry.
         companion: What the kind of adapter does at each update.
+        saved: Told after each step but the last, when all about it is known; it may save the run, and
+            may end it.
     """
 
     settings: Settings
@@ -56,6 +61,7 @@ class Watched:
     known_answer: Callable[[], KnownAnswer | None]
     figures: Callable[[Mapping[str, Any]], dict[str, float]]
     companion: Companion | None = None
+    saved: Callable[[int], None] | None = None
 
 
 class Watch:
@@ -77,8 +83,33 @@ class Watch:
 
     def begin(self) -> None:
         """Start the clock."""
-        self._started = time.monotonic()
+        self._started = time.monotonic() - self._elapsed
         self._watched.reporter.phase("Training")
+
+    def capture(self, folder: Path) -> None:
+        """Add what the watch remembers to a checkpoint."""
+        watched = self._watched
+        state = {
+            "losses": list(self._losses),
+            "elapsed": self._elapsed,
+            "entries": watched.log.entries(),
+            "patience": self._patience.state_dict() if self._patience else None,
+            "companion": watched.companion.state_dict() if watched.companion else None,
+        }
+        tree.write(folder, _STATE, state)
+        self._best.capture(folder)
+
+    def go_on_from(self, folder: Path) -> None:
+        """Remember what `capture` added to a checkpoint; before `begin`."""
+        state = tree.read(folder, _STATE)
+        self._losses.extend(state["losses"])
+        self._elapsed = state["elapsed"]
+        self._watched.log.go_on_from(state["entries"])
+        if self._patience:
+            self._patience.load_state_dict(state["patience"])
+        if self._watched.companion:
+            self._watched.companion.load_state_dict(state["companion"])
+        self._best.go_on_from(folder)
 
     def add_gradients(self) -> None:
         """Once for each update, after gradients are cleared and before they are clipped."""
@@ -126,6 +157,8 @@ class Watch:
         every = watched.settings.evaluate_every
         if watched.evaluate and every and step % every == 0 and not final:
             self._evaluation(step, watched.evaluate, model)
+        if watched.saved and not final and not self.stopped_early:
+            watched.saved(step)
         return self.stopped_early
 
     def end(self, model: Model) -> None:
@@ -135,7 +168,8 @@ class Watch:
 
     def _evaluation(self, step: int, evaluate: Callable[[], Measures], model: Model) -> None:
         paused = time.monotonic()
-        measures = evaluate()
+        with termination.at_once():
+            measures = evaluate()
         self._watched.log.add(step, {_logged_name(name): value for name, value in measures.items()})
         self._watched.reporter.phase("Training")
         if self._patience:

@@ -22,7 +22,6 @@ def test_the_minimal_job_is_supported() -> None:
         ({"data.train": [{"source": "job://first"}]}, "data.train[0].source"),
         ({"resources.gpusPerNode": 2}, "resources.gpusPerNode"),
         ({"resources.nodes": 2}, "resources.nodes"),
-        ({"checkpoints.everySteps": 10}, "checkpoints.everySteps"),
         ({"scheduling.queueName": "team"}, "scheduling.queueName"),
         ({"runPolicy.retries": {}}, "runPolicy.retries"),
         (

@@ -44,7 +44,7 @@ def run(laptop: Any, bert: Path) -> Run:
                 "model": {"source": f"file://{model}", "task": "fill-mask"},
                 "data.train": [{"source": f"file://{laptop.folder}/data/train.jsonl"}],
                 "data.evaluation": {"fraction": 0.25},
-                "training": {"learningRate": 3e-3, "maxSteps": 40, "batchSize": 16},
+                "training": {"learningRate": 3e-3, "maxSteps": 80, "batchSize": 16},
                 "output.uri": f"file://{laptop.folder}/out",
                 **named,
             }

@@ -171,8 +171,8 @@ def test_loss_does_not_depend_on_how_a_batch_is_split(workshop: Workshop) -> Non
 
 
 def test_early_stopping_publishes_the_best_evaluation(workshop: Workshop) -> None:
-    # A rate that soon makes things worse: the held-out loss falls once or twice and then rises.
-    training = {"maxSteps": 40, "learningRate": 0.3, "evaluateEverySteps": 1}
+    # A rate that at some point makes things worse: the held-out loss falls and then rises.
+    training = {"maxSteps": 40, "learningRate": 0.6, "evaluateEverySteps": 1}
     training |= {"earlyStopping": {"patience": 3}, "scheduler": {"type": "Constant"}}
     report = workshop.run({"training": training, "data.evaluation": {"fraction": 0.25}}).report
     assert report.outcome == "Complete", report.message

@@ -17,7 +17,7 @@ the split into micro-batches never changes an update.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -235,6 +235,15 @@ class Algorithm:
         self._settings = settings
         self._micro_batch = micro_batch
         self._order = torch.Generator().manual_seed(seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next step takes from those before it: the penalty, and the order of rows."""
+        return {"klCoefficient": self.kl.coefficient, "order": self._order.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.kl.coefficient = state["klCoefficient"]
+        self._order.set_state(state["order"])
 
     def step(
         self,

@@ -94,6 +94,11 @@ class LanguagePolicy:
         self._hidden: list[Tensor] = []
         silence_dropout(self.model)
 
+    @property
+    def optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+        """Those of the policy and of the value head."""
+        return self._optimization.policy, self._optimization.values
+
     def judge(self, rollout: Rollout) -> Judgement:
         """See `algorithm.Policy`."""
         output = self.model.get_output_embeddings()
@@ -121,10 +126,10 @@ class LanguagePolicy:
         how.before()
         self.gradient_norm = _clip(how.policy, how.max_norm)
         _clip(how.values, how.max_norm)
-        for optimizer in (how.policy, how.values):
+        for optimizer in self.optimizers:
             optimizer.step()
         how.after()
-        for optimizer in (how.policy, how.values):
+        for optimizer in self.optimizers:
             optimizer.zero_grad()
 
 

@@ -9,6 +9,8 @@ the seed and the step's number.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from pathlib import Path
 
 import torch
 
@@ -19,6 +21,7 @@ from finetune_trainer.ppo import known_answers
 from finetune_trainer.ppo.algorithm import Algorithm, Hyperparameters
 from finetune_trainer.ppo.policy import LanguagePolicy
 from finetune_trainer.resolve import Settings
+from finetune_trainer.resume import randomness, tree, weights
 from finetune_trainer.rewards.judge import Judge
 from finetune_trainer.watch import Watch
 
@@ -76,19 +79,47 @@ class Training:
             start=start_tolerance,
         )
 
-    def train(self) -> None:
-        """All steps.
+    def train(self, resume_from_checkpoint: str | None = None) -> None:
+        """All steps, or those after a checkpoint.
+
+        Args:
+            resume_from_checkpoint: A folder that `capture` wrote.
 
         Raises:
             TrainerError: What the watch raises; SanityCheckFailed before the first update.
         """
+        if resume_from_checkpoint:
+            self._restore(Path(resume_from_checkpoint))
         self._watch.begin()
         self.model.train()
-        for rows in batches(self._rows, self._settings):
+        # The prompts of steps that are done are drawn once more: that costs no more than numbers.
+        done = self.state.global_step
+        for rows in islice(batches(self._rows, self._settings), done, None):
             figures = self._step(rows)
             if self._told(figures):
                 break
         self._watch.end(self.model)
+
+    def capture(self, folder: Path) -> None:
+        """Write all that training has changed, for `train` to go on from."""
+        tree.write(folder, "weights", weights.of(self.model))
+        tree.write(folder, "values", self.policy.head.state_dict())
+        tree.write(folder, "optimizers", [each.state_dict() for each in self.policy.optimizers])
+        tree.write(folder, "schedules", [each.state_dict() for each in self._schedules])
+        counters = {"step": self.state.global_step, "tokens": self._tokens}
+        tree.write(folder, "counters", {**counters, "algorithm": self._algorithm.state_dict()})
+        tree.write(folder, "random", randomness.state())
+
+    def _restore(self, folder: Path) -> None:
+        weights.restore(self.model, tree.read(folder, "weights"))
+        self.policy.head.load_state_dict(tree.read(folder, "values"))
+        for own, name in ((self.policy.optimizers, "optimizers"), (self._schedules, "schedules")):
+            for each, state in zip(own, tree.read(folder, name), strict=True):
+                each.load_state_dict(state)
+        counters = tree.read(folder, "counters")
+        self.state.global_step, self._tokens = counters["step"], counters["tokens"]
+        self._algorithm.load_state_dict(counters["algorithm"])
+        randomness.restore(tree.read(folder, "random"))
 
     def _step(self, rows: Sequence[PromptRow]) -> dict[str, float]:
         step = self.state.global_step

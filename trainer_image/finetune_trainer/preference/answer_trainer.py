@@ -16,9 +16,10 @@ from finetune_trainer.batches import Batch
 from finetune_trainer.foreign import Foreign
 from finetune_trainer.preference.step import WholeStep
 from finetune_trainer.resolve import Settings
+from finetune_trainer.resume.trainer import Resumable
 
 
-class AnswerTrainer(WholeStep, Trainer):
+class AnswerTrainer(Resumable, WholeStep, Trainer):
     """Trains on log-probabilities; a subclass gives `size` and `compute_loss`.
 
     Args:

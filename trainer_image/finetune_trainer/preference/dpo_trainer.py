@@ -23,6 +23,7 @@ from finetune_trainer.preference.pairs import (
 from finetune_trainer.preference.reference import NoReferenceModel, Reference
 from finetune_trainer.preference.step import Size, WholeStep
 from finetune_trainer.resolve import Settings
+from finetune_trainer.resume.trainer import Resumable
 
 
 class Recorder:
@@ -42,7 +43,7 @@ class Recorder:
         return self.outputs
 
 
-class ReferencedPairs(WholeStep, DPOTrainer):
+class ReferencedPairs(Resumable, WholeStep, DPOTrainer):
     """Trains on pairs against a reference.
 
     Args:

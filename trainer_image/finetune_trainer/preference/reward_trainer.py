@@ -19,6 +19,7 @@ from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.preference.pairs import PairFigures
 from finetune_trainer.preference.step import Size, WholeStep
 from finetune_trainer.resolve import Settings
+from finetune_trainer.resume.trainer import Resumable
 from finetune_trainer.sanity import before_first_step
 
 
@@ -33,7 +34,7 @@ def dataset(rows: Sequence[PreferenceRow]) -> Dataset:
     )
 
 
-class ScoredPairs(WholeStep, RewardTrainer):
+class ScoredPairs(Resumable, WholeStep, RewardTrainer):
     """Trains a model with one output to score the better answer higher.
 
     Args:

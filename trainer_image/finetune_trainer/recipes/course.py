@@ -20,6 +20,7 @@ from finetune_trainer.recipes.recipe import Ready, Recipe
 from finetune_trainer.recipes.returned import Returned, verify_returned
 from finetune_trainer.recipes.session import Session, Trained
 from finetune_trainer.resolve import Machine
+from finetune_trainer.resume import checkpointing
 from finetune_trainer.tuning import companion as companions
 from finetune_trainer.tuning import virtual_tokens
 
@@ -47,7 +48,9 @@ def run(recipe: Recipe, context: Context) -> Report:
     manifest = publish.make_manifest(
         context.run, context.base, place, files, facts, verification, trained.labels
     )
-    return publish.write_manifest(context.output, context.run, manifest)
+    report = publish.write_manifest(context.output, context.run, manifest)
+    checkpointing.clear(context)
+    return report
 
 
 def preflight(recipe: Recipe, context: Context) -> Report:
@@ -97,6 +100,5 @@ def keep_contract(data: Prepared[Any], context: Context, tokenizer: Tokenizer) -
 def train(recipe: Recipe, ready: Ready) -> Trained:
     """Everything between loading the weights and having the output folder."""
     session = Session.begin(recipe, ready)
-    before = session.look()
-    session.train()
-    return session.save(before, session.look())
+    start = session.train()
+    return session.save(start.seen, session.look())

@@ -15,6 +15,7 @@ from transformers import PrinterCallback
 from finetune_trainer.data.rows import PromptRow
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.reference import positions
+from finetune_trainer.resume.trainer import Resumable
 
 
 def numbered(rows: Sequence[PromptRow]) -> Dataset:
@@ -22,7 +23,7 @@ def numbered(rows: Sequence[PromptRow]) -> Dataset:
     return Dataset.from_dict({"prompt": [str(number) for number in range(len(rows))]})
 
 
-class OurPrompts:
+class OurPrompts(Resumable):
     """Overrides of a TRL trainer; stands before it among the bases."""
 
     def __init__(self, *, rows: Sequence[PromptRow], **arguments: Foreign) -> None:

@@ -5,14 +5,18 @@ differs between methods is asked of the recipe.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import set_seed
 
 from finetune_api.v1alpha1.status import Evaluation, Metric, Plan, Resolved
-from finetune_trainer import heads, model, samples, save, verify
+from finetune_trainer import heads, model, processes, samples, save, verify
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.model_card import Facts
 from finetune_trainer.recipes.recipe import Ready, Recipe
+from finetune_trainer.resume import identity
+from finetune_trainer.resume.checkpointing import Checkpointing
+from finetune_trainer.resume.start import Seen, Start
 from finetune_trainer.sanity import KnownAnswer, fingerprints, require_movement
 from finetune_trainer.training_log import TrainingLog
 from finetune_trainer.tuning import companion as companions
@@ -33,19 +37,6 @@ class Trained:
     labels: list[str] | None
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the model was like at one moment.
-
-    Attributes:
-        measures: Figures on the held-out rows; None without such rows.
-        answers: What it answered to held-out prompts.
-    """
-
-    measures: Measures | None
-    answers: list[str]
-
-
 class Session:
     """A loaded model, its trainer, and the watch over both.
 
@@ -62,6 +53,8 @@ class Session:
         self._recipe, self._ready, self._net = recipe, ready, net
         self._log = _log(ready)
         self._companion: Companion | None = None
+        self._saving: Checkpointing | None = None
+        self._start: Start | None = None
         if ready.before is None:
             self._companion = companions.of(net, ready.spec.tuning, recipe.updates(ready))
         self._watch = self._watch_over()
@@ -93,14 +86,34 @@ class Session:
             reporter.evaluated(f"{measures['loss']:.4f}")
         return measures
 
-    def train(self) -> None:
-        """Train, and see that every trainable tensor moved."""
-        start = fingerprints(self._net)
-        self.trainer.train()
-        require_movement(self._net, start, self.trainer.state.global_step)
+    def train(self) -> Start:
+        """Train, from the newest checkpoint if there is one; returns what it was like before.
+
+        Raises:
+            TrainerError: SanityCheckFailed if a trainable tensor did not move; ResumeIncompatible.
+            StopRequestedError: A signal came; the run is saved if there was time.
+        """
+        context = self._ready.context
+        saving = Checkpointing(context, identity.of_run(self._ready), self._capture)
+        self._saving, folder = saving, saving.open()
+        if folder:
+            self._start = Start.of(folder)
+            self._watch.go_on_from(folder)
+        else:
+            self._start = Start(self.look(), fingerprints(self._net))
+        with saving.training():
+            self.trainer.train(resume_from_checkpoint=str(folder) if folder else None)
+        require_movement(self._net, self._start.fingerprints, self.trainer.state.global_step)
         if self._full:
             # What is measured from here on is what will be published.
             save.round_weights(self._net, self._stored)
+        return self._start
+
+    def _capture(self, folder: Path) -> None:
+        self.trainer.capture(folder)
+        if processes.is_main() and self._start:
+            self._watch.capture(folder)
+            self._start.capture(folder)
 
     def save(self, before: Seen, after: Seen) -> Trained:
         """Put the output folder together."""
@@ -108,6 +121,7 @@ class Session:
         self._log.close()
         plan, evaluation = _plan(ready, net), compared(before.measures, after.measures)
         resolved = [*ready.resolved, *self._stopped()]
+        resolved += self._saving.resolved() if self._saving else []
         resolved += self._companion.end() if self._companion else []
         ready.context.reporter.phase("Saving")
         reference = verify.reference(net, self._recipe.probe(ready), ready.settings)
@@ -144,8 +158,13 @@ class Session:
             known_answer=self._known_answer,
             figures=recipe.figures,
             companion=self._companion,
+            saved=self._after_step,
         )
         return Watch(watched)
+
+    def _after_step(self, step: int) -> None:
+        if self._saving:
+            self._saving.after_step(step)
 
     def _known_answer(self) -> KnownAnswer | None:
         return self._recipe.known_answer(self._ready, self.trainer)

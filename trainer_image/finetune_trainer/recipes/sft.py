@@ -27,13 +27,14 @@ from finetune_trainer.evaluation import TokenLoss, mean_loss
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
 from finetune_trainer.recipes.recipe import Ready, Recipe, given
 from finetune_trainer.resolve import Machine, Settings, resolve
+from finetune_trainer.resume.trainer import Resumable
 from finetune_trainer.sanity import KnownAnswer, before_first_step
 from finetune_trainer.watch import Measures, Watch
 
 FIRST_LOSS_TOLERANCE = 0.05
 
 
-class FirstStep(SFTTrainer):
+class FirstStep(Resumable, SFTTrainer):
     """TRL's trainer, which also takes the loss of the unchanged model on the first step's rows.
 
     Attributes:

@@ -15,6 +15,7 @@ from transformers import DataCollatorForLanguageModeling
 from finetune_trainer.batches import Batch, padded
 from finetune_trainer.data.rows import IGNORED, ClassRow, TokenRow
 from finetune_trainer.foreign import ModelConfig, Tokenizer
+from finetune_trainer.resume.randomness import seed_of
 
 # Share of the tokens that are hidden: Devlin et al. 2019 (arXiv 1810.04805).
 HIDDEN = 0.15
@@ -89,6 +90,11 @@ class MaskingCollator:
         self._draw = DataCollatorForLanguageModeling(
             tokenizer, mlm_probability=HIDDEN, seed=seed, return_tensors="pt"
         )
+        self._seed, self._batches = seed, 0
+
+    def go_on_from(self, batches: int) -> None:
+        """Draw as after so many batches, of which not one need be made again."""
+        self._batches = batches
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
         """`input_ids`, `labels` and `attention_mask`, each of shape (rows, longest row)."""
@@ -101,6 +107,9 @@ class MaskingCollator:
             }
             for example in examples
         ]
+        # Of each batch alone, so that a run can go on from any of them.
+        self._draw.seed, self._draw.generator = seed_of(self._seed, self._batches), None
+        self._batches += 1
         while True:
             batch: Batch = dict(self._draw(columns))
             # Of few short rows, now and then none is drawn; such a step would divide by zero.

@@ -10,11 +10,12 @@ from transformers import Seq2SeqTrainer, Trainer
 from finetune_trainer.batches import Batch
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.resolve import Settings
+from finetune_trainer.resume.trainer import Resumable
 from finetune_trainer.sanity import before_first_step
 from finetune_trainer.supervised.loss import Mean, judged, label_logits, summed
 
 
-class LabelTrainer(Trainer):
+class LabelTrainer(Resumable, Trainer):
     """Trains on batches with `labels`: encoders, and decoders that classify.
 
     Attributes:

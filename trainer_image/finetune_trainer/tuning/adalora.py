@@ -6,6 +6,7 @@ keeps P and Q orthogonal. `schedule` says when ranks go.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import AdaLoraConfig
@@ -26,6 +27,8 @@ _FULL, _FIXED = 0.1, 0.5
 # Prunings on the way: more of them cost time and change little.
 _PRUNINGS = 1000
 _FIELD = "tuning.adalora"
+# Where PEFT keeps what it has learnt about the triplets.
+_WEIGHED = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,19 @@ class Pruning:
             # PEFT does not weigh at the last pruning, and here there is none before it.
             self._tuner.rankallocator.update_ipt(self._tuner.model)
         self._tuner.update_and_allocate(self._done)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many updates are done, the weight of every triplet, and what was pruned last."""
+        weighed = {name: getattr(self._tuner.rankallocator, name) for name in _WEIGHED}
+        return {"done": self._done, "kept": self._config.rank_pattern, "weighed": weighed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._done, self._config.rank_pattern = state["done"], state["kept"]
+        device = self._singular[0].device
+        for name, tensors in state["weighed"].items():
+            found = {parameter: each.to(device) for parameter, each in tensors.items()}
+            setattr(self._tuner.rankallocator, name, found)
 
     def end(self) -> list[Resolved]:
         """What ranks are left.

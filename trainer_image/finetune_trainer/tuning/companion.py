@@ -3,7 +3,7 @@
 Made by `recipes.course`; called by `watch` at each step, whatever trains.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from finetune_api.v1alpha1.status import Resolved
 from finetune_api.v1alpha1.tuning import Tuning
@@ -20,6 +20,14 @@ class Companion(Protocol):
 
     def updated(self) -> None:
         """After an update, with its gradients still there."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next update takes from those before it, for a checkpoint."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
         ...
 
     def end(self) -> list[Resolved]:

@@ -1,0 +1,95 @@
+"""What makes a trainer of transformers or TRL resumable to the bit: a mixin for our subclasses of them.
+
+A trainer with it has `capture`, and `train(resume_from_checkpoint=FOLDER)` goes on from what `capture`
+wrote. transformers does most of a resume rightly and asks for each part at the right moment; the parts
+themselves are replaced here: its files are pickled, its samplers draw from the global generator, and
+counters of TRL's and of ours are not in them.
+"""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from finetune_trainer import processes
+from finetune_trainer.foreign import Foreign, Model
+from finetune_trainer.resume import randomness, tree, weights
+from finetune_trainer.resume.sampling import EpochSeeded
+
+# transformers looks for this name.
+_STATE = "trainer_state.json"
+_WEIGHTS, _OPTIMIZER, _COUNTERS, _RANDOM = "weights", "optimizer", "counters", "random"
+# Counters of TRL's trainers and of ours that outlast a step, for those that have them.
+KEPT = ("_total_train_tokens", "_tokens", "_step", "equal_steps", "_warned", "_passes_done")
+
+
+class Resumable:
+    """Mixin; stands first among the bases."""
+
+    _epoch = 0
+    _passes_done = 0
+
+    def capture(self, folder: Path) -> None:
+        """Write all that training has changed. Every process must call this after the same step.
+
+        Args:
+            folder: Where to; only rank 0 writes.
+        """
+        every = processes.gather_objects(randomness.state())
+        if not processes.is_main():
+            return
+        trainer: Foreign = self
+        tree.write(folder, _WEIGHTS, weights.of(trainer.model))
+        tree.write(folder, _OPTIMIZER, trainer.optimizer.state_dict())
+        counters = {name: getattr(self, name) for name in KEPT if hasattr(self, name)}
+        tree.write(folder, _COUNTERS, [trainer.lr_scheduler.state_dict(), counters])
+        tree.write(folder, _RANDOM, every)
+        # The history grows with every step, and nobody reads it.
+        state = replace(trainer.state, log_history=[], stateful_callbacks={})
+        (folder / _STATE).write_text(json.dumps(asdict(state)), "utf-8")
+
+    def training_step(self, *arguments: Foreign, **named: Foreign) -> Foreign:
+        """One forward and backward pass."""
+        result = super().training_step(*arguments, **named)  # type: ignore[misc]
+        self._passes_done += 1
+        return result
+
+    def _get_train_sampler(self, *arguments: Foreign, **named: Foreign) -> Foreign:
+        sampler = super()._get_train_sampler(*arguments, **named)  # type: ignore[misc]
+        if sampler is None:
+            return None
+        if hasattr(sampler, "lengths"):
+            # Groups are of a step's rows, however these are split among processes.
+            sampler.batch_size *= processes.world_size()
+        seed: int = self.args.seed  # type: ignore[attr-defined]
+        return EpochSeeded(sampler, seed, lambda: self._epoch)
+
+    def _run_epoch(self, *, epoch: int, **named: Foreign) -> None:
+        self._epoch = epoch
+        super()._run_epoch(epoch=epoch, **named)  # type: ignore[misc]
+
+    # ---- What transformers asks for when it resumes, in this order ----
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Model = None) -> None:
+        weights.restore(model or self.model, tree.read(Path(resume_from_checkpoint), _WEIGHTS))  # type: ignore[attr-defined]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        trainer: Foreign = self
+        folder = Path(checkpoint)
+        trainer.optimizer.load_state_dict(tree.read(folder, _OPTIMIZER))
+        scheduler, counters = tree.read(folder, _COUNTERS)
+        trainer.lr_scheduler.load_state_dict(scheduler)
+        for name, value in counters.items():
+            setattr(self, name, value)
+        if hasattr(trainer.data_collator, "go_on_from"):
+            trainer.data_collator.go_on_from(self._passes_done)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        saved: list[dict[str, Any]] = tree.read(Path(checkpoint), _RANDOM)
+        # With more processes than before, some have never drawn: they keep what their seed gives.
+        if processes.rank() < len(saved):
+            randomness.restore(saved[processes.rank()])
