@@ -28,7 +28,7 @@ Kind = Literal[
     "flip",  # another byte somewhere in the answer's body
     "flip upload",  # another byte somewhere in the request's body
     "slow",  # the answer in small pieces
-    "call before",  # call a function, then forward
+    "call instead",  # call a function; the store never hears of it
     "call after",  # forward, call a function, then answer
 ]
 
@@ -40,7 +40,6 @@ class Request:
     method: str
     path: str
     query: dict[str, list[str]]
-    body: bytes
 
     @property
     def part(self) -> int | None:
@@ -59,7 +58,7 @@ class Fault:
         after: How many are let pass first.
         status: For `status`.
         code: For `status`.
-        call: For `call before` and `call after`.
+        call: For `call instead` and `call after`.
         bytes_per_second: For `slow`.
     """
 
@@ -153,17 +152,16 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         parts = urlsplit(self.path)
         query = parse_qs(parts.query, keep_blank_values=True)
-        request = Request(self.command, parts.path, query, body)
+        request = Request(self.command, parts.path, query)
         fault = self.owner.choose(request)
         kind = fault.kind if fault else None
         if fault and kind == "status":
             self._refuse(fault)
             return
-        if kind == "reset":
+        if fault and kind in ("reset", "call instead"):
+            fault.call()
             self._reset()
             return
-        if fault and kind == "call before":
-            fault.call()
         status, headers, answer = self._forward(_flip(body) if kind == "flip upload" else body)
         if fault and kind == "call after":
             fault.call()

@@ -21,7 +21,7 @@ _MEBI = 1024 * 1024
 
 MULTIPART_THRESHOLD = 64 * _MEBI
 PART_SIZE = 32 * _MEBI
-"""Of one part of a big file; with the eight that are under way at once, what a transfer holds."""
+"""Of one part of a big file; eight are under way at once, read from and written to disk in pieces."""
 
 
 @dataclass(frozen=True)
@@ -199,5 +199,9 @@ def _transfer() -> Foreign:
     from boto3.s3.transfer import TransferConfig
 
     return TransferConfig(
-        multipart_threshold=MULTIPART_THRESHOLD, multipart_chunksize=PART_SIZE, max_concurrency=8
+        multipart_threshold=MULTIPART_THRESHOLD,
+        multipart_chunksize=PART_SIZE,
+        max_concurrency=8,
+        # Of 256 KiB each: what came from the store and waits for the disk.
+        max_io_queue=100,
     )
