@@ -74,26 +74,6 @@ CHECKS: tuple[Check, ...] = (
         "the output goes to s3:// in this version",
     ),
     Check(
-        "scheduling.queueName",
-        lambda s: s.scheduling.queue_name is not None,
-        "queues are not there yet",
-    ),
-    Check(
-        "runPolicy.retries",
-        lambda s: s.run_policy.retries is not None,
-        "a failed attempt is not tried again in this version",
-    ),
-    Check(
-        "runPolicy.startupDeadlineSeconds",
-        lambda s: s.run_policy.startup_deadline_seconds is not None,
-        "use activeDeadlineSeconds in this version",
-    ),
-    Check(
-        "runPolicy.ttlSecondsAfterFinished",
-        lambda s: s.run_policy.ttl_seconds_after_finished is not None,
-        "finished jobs stay until they are deleted in this version",
-    ),
-    Check(
         "tracking.mlflow",
         lambda s: s.tracking is not None and s.tracking.mlflow is not None,
         "only TensorBoard files are written in this version",

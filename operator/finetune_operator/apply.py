@@ -1,4 +1,4 @@
-"""The writes: a child Job, a status, an event. Each is harmless if it is the last one before a kill.
+"""The writes: a child Job, a status, an event, a deletion. Each may be the last one before a kill.
 
 Called by the reconciler only. Answers go into the store at once, so that the next decision sees
 them without waiting for the watch.
@@ -13,7 +13,7 @@ from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_operator.cluster import events
 from finetune_operator.cluster.client import EVENTS, FINETUNE_JOBS, JOBS, SERVICES, Client
 from finetune_operator.cluster.errors import ApiError, ConflictError, NotFoundError
-from finetune_operator.observe.facts import JobFacts, Key, Role
+from finetune_operator.observe.facts import ChildJob, JobFacts, Key, Role
 from finetune_operator.observe.jobs import job_facts, labelled_child
 from finetune_operator.plan.decision import Creation, Notice
 from finetune_operator.plan.installation import Installation
@@ -68,6 +68,30 @@ class Applier:
             await self._client.create(SERVICES, service(job, creation.attempt))
         except ConflictError:
             log_of(job).info("found a Service of the name")
+
+    async def stop(self, job: JobFacts, child: ChildJob) -> None:
+        """Delete the Job of an attempt that has ended; its pods are told to stop first.
+
+        The Job stays until they are gone, so that a queue keeps what they hold until then.
+        """
+        namespace = job.key.namespace
+        try:
+            await self._client.delete(JOBS, namespace, child.name, {"uid": child.uid})
+            log_of(job).info("stopped a Job", child=child.name)
+            found = await self._client.get(JOBS, namespace, child.name)
+        except (NotFoundError, ConflictError):
+            self._store.children.drop(job.key, child.name)
+        else:
+            self._store.children.put(labelled_child(found, job.key))
+
+    async def remove(self, job: JobFacts) -> None:
+        """Delete a FineTuneJob that has ended and stayed for its time; its output stays."""
+        identity = {"uid": job.uid, "resourceVersion": str(job.resource_version)}
+        try:
+            await self._client.delete(FINETUNE_JOBS, job.key.namespace, job.key.name, identity)
+            log_of(job).info("removed the job: its time to stay is over")
+        except (NotFoundError, ConflictError):
+            await self.read_job(job.key)
 
     async def tell(self, job: JobFacts, notice: Notice) -> None:
         """Write an event, once. A job goes on without it."""

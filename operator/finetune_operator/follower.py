@@ -5,6 +5,8 @@ reconcile. After every read the job is put into the queue.
 """
 
 import asyncio
+import time
+from collections.abc import Callable
 
 import structlog
 
@@ -21,11 +23,19 @@ LOG = structlog.get_logger("finetune_operator")
 class LogFollower:
     """Polls log tails into the store."""
 
-    def __init__(self, client: Client, store: Store, queue: KeyedQueue, interval: float) -> None:
+    def __init__(
+        self,
+        client: Client,
+        store: Store,
+        queue: KeyedQueue,
+        interval: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
         self._store = store
         self._queue = queue
         self._interval = interval
+        self._clock = clock
         self._due = KeyedQueue()
         self._pods: dict[Key, Pod] = {}
         self._last: dict[Key, float] = {}
@@ -48,7 +58,7 @@ class LogFollower:
         followed = self._pods.get(key, pod)
         # An answer that comes late must not stand for the Job that came after.
         if log is not None and followed.job_uid == pod.job_uid:
-            self._store.learn_tail(key, pod.job_uid, read_tail(log))
+            self._store.learn_tail(key, pod, read_tail(log), self._clock())
 
     async def work(self) -> None:
         """One reader, for ever."""

@@ -30,6 +30,8 @@ from finetune_operator.queue import KeyedQueue
 from finetune_operator.store import Store
 
 MAX_PASSES = 8
+# After the deletion of a job: by then it is gone, or was changed just before.
+AGAIN_SECONDS = 5.0
 FAILURES_BEFORE_TELLING = 3
 LOG = structlog.get_logger("finetune_operator")
 
@@ -95,15 +97,27 @@ class Reconciler:
             facts = self._store.facts(key, confirmed=confirmed)
             if facts is None or facts.job.ended or facts.job.deleting:
                 self._stop(key, ended=facts is not None and facts.job.ended)
+                await self._outlive(facts)
                 return
             decision = decide(facts, self._clock())
             if decision.confirm:
                 confirmed = await self._confirm(facts)
+            elif decision.stop:
+                await self._applier.stop(facts.job, decision.stop)
             elif decision.create:
                 await self._applier.create(facts.job, decision.create)
             elif await self._carry_out(facts, decision):
                 return
         raise RuntimeError(f"no end after {MAX_PASSES} passes")
+
+    async def _outlive(self, facts: Facts | None) -> None:
+        """Remove a job that has ended when its time to stay is over."""
+        decision = decide(facts, self._clock()) if facts else Decision()
+        if facts and decision.remove:
+            await self._applier.remove(facts.job)
+            self._queue.add(facts.job.key, AGAIN_SECONDS)
+        elif facts and decision.wake_after is not None:
+            self._queue.add(facts.job.key, decision.wake_after)
 
     async def _carry_out(self, facts: Facts, decision: Decision) -> bool:
         """Events, then the status; False if the job must be looked at anew."""
@@ -130,8 +144,9 @@ class Reconciler:
             return False
         for name in facts.job.awaits:
             await self._applier.read_job(Key(key.namespace, name))
-        for role in Role:
-            await self._read_child(key, names.child_name(facts.job, role))
+        wanted = {names.child_name(facts.job, role) for role in Role}
+        for name in sorted(wanted | {each.name for each in facts.older}):
+            await self._read_child(key, name)
         selector = f"{names.SELECTOR}={key.name}"
         pods = await self._client.list_all(PODS, pod_facts, key.namespace, selector)
         self._store.pods.sync(pods.items, pods.version, within=[key])
@@ -149,7 +164,7 @@ class Reconciler:
         facts = self._store.facts(key)
         pods = facts.at(stage(facts)).pods if facts else ()
         pod = culprit(pods) or next((pod for pod in pods if pod.index == 0), None)
-        if pod is not None and pod.ended is not None:
+        if pod is not None and (pod.running or pod.ended is not None):
             await self._follower.read_now(key, pod)
 
     async def _learns(self, facts: Facts, subject: Subject) -> bool:

@@ -5,9 +5,10 @@ versions of an object never replace newer ones, and a deleted object never comes
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from finetune_operator.observe.facts import ChildJob, Facts, JobFacts, Key, Pod, Role, Tail
-from finetune_operator.observe.progress import newer
+from finetune_operator.observe.progress import moved, newer
 from finetune_operator.plan import names
 from finetune_operator.shelf import Shelf
 from finetune_operator.waiters import JobShelf
@@ -26,6 +27,8 @@ class Store:
         self.pods: Shelf[Pod] = Shelf()
         # With the UID of the Job whose pod said it.
         self._tails: dict[Key, tuple[str, Tail]] = {}
+        # The pod that was read, and the operator's clock when its progress was new.
+        self._news: dict[Key, tuple[str, float]] = {}
         self._obstacles: dict[Key, str] = {}
 
     def job(self, key: Key) -> JobFacts | None:
@@ -44,6 +47,8 @@ class Store:
             pods=self._pods(key, child),
             preflight=preflight,
             preflight_pods=self._pods(key, preflight),
+            older=self._older(job),
+            older_pods=self._older_pods(job),
             sources=self._sources(job),
             tail=self._tail(key, child),
             obstacle=self._obstacles.get(key),
@@ -54,6 +59,18 @@ class Store:
         """The newest attempt's Job of this role, or what stands in its place."""
         wanted = names.child_name(job, role)
         return next((each for each in self.children.of(job.key) if each.name == wanted), None)
+
+    def _older(self, job: JobFacts) -> tuple[ChildJob, ...]:
+        """Jobs of attempts that have ended by the status, and not by themselves."""
+        found = [each for each in self.children.of(job.key) if each.is_of(job)]
+        return tuple(
+            each for each in found if not each.finished and each.attempt < job.attempt_number
+        )
+
+    def _older_pods(self, job: JobFacts) -> tuple[Pod, ...]:
+        if not job.between_attempts:
+            return ()
+        return tuple(pod for pod in self.pods.of(job.key) if names.is_older(job, pod.job))
 
     def _pods(self, key: Key, child: ChildJob | None) -> tuple[Pod, ...]:
         pods = [pod for pod in self.pods.of(key) if child is not None and pod.job_uid == child.uid]
@@ -76,10 +93,22 @@ class Store:
         uid, tail = self._tails.get(key, ("", Tail()))
         return tail if child is None or child.uid == uid else Tail()
 
-    def learn_tail(self, key: Key, job_uid: str, tail: Tail) -> None:
-        """Keep what the end of the log of a pod of this Job said."""
-        uid, known = self._tails.get(key, (job_uid, Tail()))
-        self._tails[key] = (job_uid, newer(known, tail) if uid == job_uid else tail)
+    def learn_tail(self, key: Key, pod: Pod, tail: Tail, clock: float) -> None:
+        """Keep what the end of a pod's log said.
+
+        Args:
+            key: The job.
+            pod: The pod that was read.
+            tail: What it said.
+            clock: When it was read, on a clock that never jumps.
+        """
+        uid, known = self._tails.get(key, (pod.job_uid, Tail()))
+        read = newer(known, tail) if uid == pod.job_uid else tail
+        reader, since = self._news.get(key, ("", clock))
+        if reader != pod.uid or moved(known.progress, read.progress):
+            since = clock
+        self._news[key] = (pod.uid, since)
+        self._tails[key] = (pod.job_uid, replace(read, silent_seconds=clock - since))
 
     def learn_obstacle(self, key: Key, obstacle: str | None) -> None:
         """Keep, or forget, what a job waits for."""
@@ -93,4 +122,5 @@ class Store:
         self.children.forget(key)
         self.pods.forget(key)
         self._tails.pop(key, None)
+        self._news.pop(key, None)
         self._obstacles.pop(key, None)

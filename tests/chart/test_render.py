@@ -24,10 +24,10 @@ DEFINITION = CHART.parents[1] / "crds/finetunejobs.yaml"
 
 # Every right of the operator, by hand: API group/resource -> verbs.
 RIGHTS = {
-    "finetune.dev/finetunejobs": {"get", "list", "watch"},
+    "finetune.dev/finetunejobs": {"get", "list", "watch", "delete"},
     "finetune.dev/finetunejobs/status": {"patch"},
     "finetune.dev/finetunejobs/finalizers": {"update"},
-    "batch/jobs": {"get", "list", "watch", "create"},
+    "batch/jobs": {"get", "list", "watch", "create", "delete"},
     "/pods": {"list", "watch"},
     "/pods/log": {"get"},
     "/services": {"create"},

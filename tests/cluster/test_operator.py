@@ -51,7 +51,6 @@ def test_a_life_costs_few_writes_and_a_restart_none(stack: Stack, tenant: Tenant
         ("refuses", "DataNotFound", "does not exist"),
         ("crashes", "InternalError", "ZeroDivisionError: a defect"),
         ("silent", "InternalError", "no report"),
-        ("killed", "PodLost", "137"),
         ("garbage", "InternalError", "exit code 1"),
     ],
 )
@@ -65,21 +64,6 @@ def test_every_ending_is_classified(
     assert status["failure"]["hint"]
     assert "\x1b" not in json.dumps(status)
     assert ("Warning", reason) in tenant.events(behaviour)
-
-
-def test_a_deleted_job_and_a_deleted_pod_fail_and_are_not_made_again(
-    stack: Stack, tenant: Tenant
-) -> None:
-    for name in ("job-gone", "pod-gone"):
-        apply(stack, name, "hangs")
-        tenant.wait(name, "Running", 60)
-    stack.cluster.kubectl("delete", "job", "job-gone-1", "-n", "team", "--wait=false")
-    [pod] = tenant.children("pods", "pod-gone")
-    stack.cluster.kubectl("delete", "pod", pod["metadata"]["name"], "-n", "team", "--wait=false")
-    assert tenant.wait("job-gone", "Failed", 60)["failure"]["reason"] == "JobDeleted"
-    assert tenant.wait("pod-gone", "Failed", 60)["failure"]["reason"] in ("PodLost", "Preempted")
-    time.sleep(2)
-    assert tenant.children("jobs", "job-gone") == []
 
 
 def test_a_job_of_somebody_else_is_left_alone(stack: Stack, tenant: Tenant) -> None:

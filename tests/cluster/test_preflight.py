@@ -74,7 +74,6 @@ def test_what_the_preflight_found_is_in_the_status_before_a_gpu_is_there(
         ("refuses", "DataNotFound", "does not exist"),
         ("crashes", "InternalError", "ZeroDivisionError: a defect"),
         ("silent", "InternalError", "no report"),
-        ("killed", "PodLost", "137"),
     ],
 )
 def test_a_failed_preflight_fails_the_job_and_no_gpu_job_ever_exists(

@@ -1,13 +1,15 @@
 """API objects as a cluster would hold them: FineTuneJobs, their Jobs, their pods. For operator tests."""
 
+from dataclasses import replace
 from typing import Any
 
 from finetune_api.records import Report
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import OutputStatus, Plan, Resolved
-from finetune_operator.observe.facts import ChildJob, JobFacts, Pod
+from finetune_operator.observe.facts import ChildJob, Facts, JobFacts, Pod
 from finetune_operator.observe.jobs import child_job, job_facts
 from finetune_operator.observe.pods import pod_facts
+from finetune_operator.store import Store
 from support.jobs import manifest
 
 Object = dict[str, Any]
@@ -123,3 +125,17 @@ def pod(state: Object | None = None, **fields: Any) -> Pod:
     found = pod_facts(trainer_pod(state, **fields))
     assert found is not None
     return found
+
+
+def seen_again(facts: Facts, job: JobFacts) -> Facts:
+    """The same children and pods beside a job whose status has changed, as the store then has them."""
+    store = Store()
+    store.jobs.put(job)
+    for each in (facts.child, facts.preflight, *facts.older):
+        if each is not None:
+            store.children.put(each)
+    for pod in (*facts.pods, *facts.preflight_pods, *facts.older_pods):
+        store.pods.put(pod)
+    found = store.facts(job.key)
+    assert found is not None
+    return replace(found, tail=facts.tail, obstacle=facts.obstacle, sources=facts.sources)

@@ -107,7 +107,7 @@ class FineTuneJobSpec(ApiModel):
     """Where metrics go, beside the status."""
 
     suspend: bool = False
-    """Hold no resources: a job that has not started waits."""
+    """Hold no resources: pods save a checkpoint and end; `false` goes on from there in a new attempt."""
 
     def data_sources(self) -> Iterator[tuple[str, DataSource]]:
         """Every source of rows, with its path below `spec`."""

@@ -395,7 +395,7 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.DEADLINE_EXCEEDED: Meaning(
         _USER,
-        "The attempt took longer than `runPolicy.activeDeadlineSeconds`.",
+        "The job was active for longer than `runPolicy.activeDeadlineSeconds`.",
         "Raise the deadline.",
     ),
     Reason.STARTUP_DEADLINE_EXCEEDED: Meaning(
@@ -453,10 +453,13 @@ MEANINGS: dict[Reason, Meaning] = {
     Reason.JOB_DELETED: Meaning(
         FailureClass.DISRUPTION,
         "Somebody deleted the attempt's Job.",
-        "Create the job again; delete the FineTuneJob itself to cancel one.",
+        "Nothing need be done: the job goes on with a new attempt. Delete the FineTuneJob itself to "
+        "cancel it.",
     ),
     Reason.PREEMPTED: Meaning(
-        FailureClass.DISRUPTION, "The pods were told to stop.", "Create the job again."
+        FailureClass.DISRUPTION,
+        "The pods were told to stop.",
+        "Nothing need be done: the job goes on from its newest checkpoint.",
     ),
     Reason.FENCED: Meaning(
         FailureClass.DISRUPTION,

@@ -182,7 +182,7 @@ class Scheduling(ApiModel):
     )
 
     queue_name: DnsLabel | None = None
-    """Kueue LocalQueue that admits the job."""
+    """Kueue LocalQueue that admits the trainers; their Job is made suspended and waits for it."""
 
     priority_class_name: DnsName | None = None
     """PriorityClass of the pods. May change until the pods exist."""
@@ -210,7 +210,8 @@ class RetryBudget(ApiModel):
     """How often a job may be tried again, by the kind of failure."""
 
     infrastructure: Retries = 3
-    """After a lost node, a failed store or a failed link."""
+    """After a failed store, a failed link, a killed process or a hang. Preemption, eviction and a lost
+    node are free."""
 
     out_of_memory: Annotated[int, Field(ge=0, le=1)] = 1
     """After GPU memory ran out: once, with half the micro-batch."""
@@ -233,13 +234,16 @@ class RunPolicy(ApiModel):
     """How often the job is tried again. Bad input is never tried again."""
 
     active_deadline_seconds: Seconds | None = None
-    """Longest time that the trainers of an attempt may take; a preflight may take the same."""
+    """Longest time that the job may be active, all attempts and the pauses between them together. As
+    with a Kubernetes Job, time in suspension and in a queue does not count, and the clock begins anew
+    afterwards."""
 
     startup_deadline_seconds: Seconds | None = None
-    """Longest time from creation to the first training step."""
+    """Longest time from the creation of an attempt to its first training step."""
 
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
     """Delete the job this long after it ended; the output stays. May change at any time."""
 
     termination_grace_period_seconds: AutoOrCount = AUTO
-    """Time that a pod gets to save after it was told to stop."""
+    """Time that a pod gets to save after it was told to stop. `Auto`: twice the time that the last
+    checkpoint took, and a step; at least 30 seconds, at most 600."""

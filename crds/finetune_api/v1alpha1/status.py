@@ -150,8 +150,8 @@ class Attempt(ApiModel):
     job: Word
     """Name of the attempt's Job."""
 
-    state: Literal["Pending", "Running", "Succeeded", "Failed"]
-    """How it stands."""
+    state: Literal["Pending", "Running", "Succeeded", "Failed", "Stopped"]
+    """How it stands. `Stopped`: ended because the job was suspended; it counts against no budget."""
 
     reason: Word | None = None
     """Why it ended."""
@@ -176,6 +176,22 @@ class Attempt(ApiModel):
 
     end_time: Time | None = None
     """When it ended."""
+
+
+class RetryCounts(ApiModel):
+    """How many attempts failed in a way that may pass, by what they are counted against."""
+
+    disruption: int = 0
+    """Preempted, evicted, deleted or lost with their node: free."""
+
+    infrastructure: int = 0
+    """Failed by the machine or the network, or hung: `runPolicy.retries.infrastructure`."""
+
+    out_of_memory: int = 0
+    """Out of memory: `runPolicy.retries.outOfMemory`."""
+
+    without_progress: int = 0
+    """The last ones of these in a row that ended before a training step was done."""
 
 
 class CheckpointStatus(ApiModel):
@@ -282,7 +298,13 @@ class FineTuneJobStatus(ApiModel):
     attempts: Annotated[
         list[Attempt] | None, Field(max_length=16), Kubernetes("map", list_keys=("number",))
     ] = None
-    """The attempts, the newest last."""
+    """The newest 16 attempts, the newest last."""
+
+    retries: RetryCounts | None = None
+    """Counts of all failed attempts, those included that `attempts` no longer lists."""
+
+    progress_time: Time | None = None
+    """When the operator last saw the progress change, by its own clock."""
 
     checkpoint: CheckpointStatus | None = None
     """The newest valid checkpoint."""

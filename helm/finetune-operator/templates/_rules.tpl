@@ -5,7 +5,8 @@ mounted by the kubelet and never read by the operator.
 {{- define "finetune-operator.rules" -}}
 - apiGroups: [finetune.dev]
   resources: [finetunejobs]
-  verbs: [get, list, watch]
+  # Deleted are those that have ended and whose `runPolicy.ttlSecondsAfterFinished` is over.
+  verbs: [get, list, watch, delete]
 - apiGroups: [finetune.dev]
   resources: [finetunejobs/status]
   verbs: [patch]
@@ -14,10 +15,11 @@ mounted by the kubelet and never read by the operator.
 - apiGroups: [finetune.dev]
   resources: [finetunejobs/finalizers]
   verbs: [update]
-# Jobs are made once and never changed; the garbage collector deletes them with their FineTuneJob.
+# Jobs are made once and never changed. Deleted is the Job of an attempt that must end before it does
+# so by itself: suspended, hung, late, or on a lost node. All others go with their FineTuneJob.
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create]
+  verbs: [get, list, watch, create, delete]
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]

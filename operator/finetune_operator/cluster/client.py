@@ -140,6 +140,27 @@ class Client:
         query = {"fieldManager": FIELD_MANAGER}
         return await self._transport.json(Request("POST", path, query=query, body=manifest))
 
+    async def delete(self, kind: Kind, namespace: str, name: str, identity: Manifest) -> None:
+        """Delete an object, and what it owns before it.
+
+        Args:
+            kind: What to delete.
+            namespace: Where.
+            name: Its name.
+            identity: `uid`, and `resourceVersion` where it must not have changed.
+
+        Raises:
+            NotFoundError: It is gone.
+            ConflictError: It is another one of this name, or has changed.
+        """
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Foreground",
+            "preconditions": identity,
+        }
+        await self._transport.json(Request("DELETE", kind.path(namespace, name), body=body))
+
     async def apply_status(
         self, key: Key, identity: Mapping[str, Any], status: Manifest
     ) -> Manifest:

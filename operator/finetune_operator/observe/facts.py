@@ -11,7 +11,17 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
 from finetune_api.v1alpha1.reasons import ConditionType
-from finetune_api.v1alpha1.status import FineTuneJobStatus, Plan, Progress, Resolved
+from finetune_api.v1alpha1.status import (
+    Attempt,
+    CheckpointStatus,
+    FineTuneJobStatus,
+    Plan,
+    Progress,
+    Resolved,
+)
+
+# States of an attempt that has ended; the next one has the next number.
+OVER = ("Succeeded", "Failed", "Stopped")
 
 
 class Key(NamedTuple):
@@ -46,6 +56,7 @@ class JobFacts:
     Attributes:
         reads: Names of the jobs whose output the spec names as a source.
         output_uri: `spec.output.uri`.
+        ttl_seconds: `spec.runPolicy.ttlSecondsAfterFinished`.
     """
 
     key: Key
@@ -57,6 +68,7 @@ class JobFacts:
     deleting: bool = False
     reads: tuple[str, ...] = ()
     output_uri: str = ""
+    ttl_seconds: int | None = None
 
     @property
     def name(self) -> str:
@@ -79,11 +91,26 @@ class JobFacts:
         return self.spec.get("suspend") is True
 
     @property
+    def latest(self) -> Attempt | None:
+        """The newest attempt that the status knows of."""
+        return max(self.status.attempts or (), key=lambda each: each.number, default=None)
+
+    @property
+    def between_attempts(self) -> bool:
+        """Whether the newest attempt has ended, so that the next one is still to come."""
+        return self.latest is not None and self.latest.state in OVER
+
+    @property
+    def attempt_number(self) -> int:
+        """Number of the attempt that goes on, or of the one to come."""
+        return (self.latest.number if self.latest else 1) + self.between_attempts
+
+    @property
     def awaits(self) -> tuple[str, ...]:
-        """Names of the jobs that it cannot go on without: none once its trainers were made."""
-        attempts = self.status.attempts or ()
-        made = any(not each.job.endswith(Role.PREFLIGHT.suffix) for each in attempts)
-        return () if made or self.ended else self.reads
+        """Names of the jobs that it cannot go on without: none while an attempt's trainers are there."""
+        latest = self.latest
+        preparing = latest is None or latest.job.endswith(Role.PREFLIGHT.suffix)
+        return self.reads if (preparing or self.between_attempts) and not self.ended else ()
 
 
 def is_final(status: FineTuneJobStatus) -> bool:
@@ -116,7 +143,11 @@ class Owner:
 
 @dataclass(frozen=True)
 class ChildJob:
-    """A batch Job of an attempt."""
+    """A batch Job of an attempt.
+
+    Attributes:
+        suspended: Whether its pods are kept away, as a queue does until it admits the Job.
+    """
 
     key: Key
     name: str
@@ -128,6 +159,12 @@ class ChildJob:
     deleting: bool = False
     complete: Outcome | None = None
     failed: Outcome | None = None
+    suspended: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended by itself."""
+        return self.complete is not None or self.failed is not None
 
     def is_of(self, job: JobFacts) -> bool:
         """Whether this FineTuneJob made it, and no namesake or stranger."""
@@ -153,6 +190,7 @@ class Pod:
         unschedulable: The scheduler's message, if it found no node.
         waiting: Reason and message of a trainer container that does not run yet.
         disruption: What Kubernetes said when it told the pod to go.
+        job: Name of its Job.
     """
 
     key: Key
@@ -172,6 +210,7 @@ class Pod:
     running: bool = False
     ended: Ended | None = None
     disruption: str | None = None
+    job: str = ""
 
     @property
     def over(self) -> bool:
@@ -181,12 +220,19 @@ class Pod:
 
 @dataclass(frozen=True)
 class Tail:
-    """What the end of a pod's log says."""
+    """What the end of a pod's log says.
+
+    Attributes:
+        silent_seconds: For how long successive reads of this pod's log have shown the same progress.
+    """
 
     progress: Progress | None = None
     resolved: tuple[Resolved, ...] | None = None
     plan: Plan | None = None
+    checkpoint: CheckpointStatus | None = None
+    resumed: CheckpointStatus | None = None
     lines: tuple[str, ...] = ()
+    silent_seconds: float = 0
 
 
 @dataclass(frozen=True)
@@ -194,10 +240,12 @@ class Facts:
     """All that one decision is made from.
 
     Attributes:
-        child: The Job of the trainers, or what stands in its place.
+        child: The Job of the present attempt's trainers, or what stands in its place.
         pods: The pods of this child, by index.
         preflight: The Job that checks the input before, or what stands in its place.
         preflight_pods: The pods of that one.
+        older: Jobs of former attempts that have not ended by themselves.
+        older_pods: Pods of former attempts, between two attempts.
         sources: The jobs that this one waits for, those that they wait for, and so on, by name.
         obstacle: What keeps the job from going on, in the words of the API server or of a
             component's event; None if nothing is known.
@@ -209,6 +257,8 @@ class Facts:
     pods: tuple[Pod, ...] = ()
     preflight: ChildJob | None = None
     preflight_pods: tuple[Pod, ...] = ()
+    older: tuple[ChildJob, ...] = ()
+    older_pods: tuple[Pod, ...] = ()
     sources: Mapping[str, JobFacts] = field(default_factory=dict)
     tail: Tail = field(default_factory=Tail)
     obstacle: str | None = None

@@ -16,6 +16,8 @@ from finetune_operator.observe.progress import report_of
 from finetune_operator.observe.text import one_line
 
 KILLED = 137
+# How pods end because of another pod of the gang, or of somebody's wish: seldom the cause.
+FOLLOWERS = (Reason.PEER_FAILED, Reason.PREEMPTED)
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,11 @@ def failure(facts: Facts, outcome: Outcome) -> Ending:
     if outcome.reason == "DeadlineExceeded":
         limit = block(facts.job.spec, "runPolicy").get("activeDeadlineSeconds")
         who = f"Job {facts.child.name}" if facts.child else "the attempt"
-        message = f"{who} took longer than runPolicy.activeDeadlineSeconds ({limit} s)"
+        message = f"{who} was stopped after runPolicy.activeDeadlineSeconds ({limit} s)"
         return Ending(Reason.DEADLINE_EXCEEDED, message, pod=pod, time=outcome.time)
     if pod is None:
         message = "the pods of the attempt are gone without a report: deleted, or with their node"
-        return Ending(Reason.POD_LOST, message, time=outcome.time)
+        return Ending(Reason.PREEMPTED, message, time=outcome.time)
     report = _failed_report(pod)
     if report is not None:
         hint = report.hint or ""
@@ -86,11 +88,20 @@ def failure(facts: Facts, outcome: Outcome) -> Ending:
 
 
 def culprit(pods: Iterable[Pod]) -> Pod | None:
-    """The pod that explains a failure: rank 0 if it reported one, else the first that failed."""
+    """The pod that explains a failure: rank 0 if it reported one, else the first that failed.
+
+    When one pod fails, Kubernetes tells the others to stop: what those report is no cause.
+    """
     failed = [pod for pod in pods if pod.phase == "Failed" or _exit_code(pod) not in (None, 0)]
-    ordered = sorted(failed, key=_finished)
-    leading = [pod for pod in ordered if pod.index == 0 and _failed_report(pod)]
+    ordered = sorted(failed, key=lambda pod: (_follows(pod), _finished(pod)))
+    leading = [p for p in ordered if p.index == 0 and _failed_report(p) and not _follows(p)]
     return next(iter(leading or ordered), None)
+
+
+def _follows(pod: Pod) -> bool:
+    report = _failed_report(pod)
+    reason = report.reason if report else without_report(pod)[0]
+    return reason in FOLLOWERS
 
 
 def _failed_report(pod: Pod) -> Report | None:
@@ -118,6 +129,8 @@ def without_report(pod: Pod) -> tuple[Reason, str]:
     if pod.ended is None:
         return Reason.POD_LOST, f"{pod.reason or 'it failed'}: {pod.message or 'no container ran'}"
     code = pod.ended.exit_code
+    if code == KILLED and pod.deletion is not None:
+        return Reason.PREEMPTED, "it was told to stop, and killed after its grace period"
     if code == KILLED:
         return Reason.POD_LOST, "it was killed (SIGKILL, exit code 137) before it could report"
     if code == ExitCode.PREEMPTED:
@@ -137,7 +150,7 @@ def _kubernetes_reason(pod: Pod) -> tuple[Reason, str] | None:
         return Reason.OUT_OF_MEMORY, "the kernel killed it: it used more than `resources.memory`"
     if pod.reason == "Evicted":
         full = "EmptyDir volume" in pod.message or "ephemeral" in pod.message
-        reason = Reason.DISK_FULL if full else Reason.POD_LOST
+        reason = Reason.DISK_FULL if full else Reason.PREEMPTED
         return reason, f"Evicted: {pod.message}"
     if pod.disruption:
         return Reason.PREEMPTED, pod.disruption

@@ -32,8 +32,14 @@ def job_facts(body: Body) -> JobFacts:
         deleting="deletionTimestamp" in metadata,
         reads=jobs_read(spec),
         output_uri=text(block(spec, "output"), "uri"),
+        ttl_seconds=_count(block(spec, "runPolicy").get("ttlSecondsAfterFinished")),
     )
     return replace(facts, spec={}, reads=()) if facts.ended else facts
+
+
+def _count(value: object) -> int | None:
+    found = number(value, default=-1)
+    return found if found >= 0 else None
 
 
 def jobs_read(spec: Body) -> tuple[str, ...]:
@@ -104,6 +110,7 @@ def labelled_child(body: Body, key: Key) -> ChildJob:
         deleting="deletionTimestamp" in metadata,
         complete=_outcome(body, "Complete"),
         failed=_outcome(body, "Failed"),
+        suspended=block(body, "spec").get("suspend") is True,
     )
 
 

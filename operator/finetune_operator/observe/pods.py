@@ -36,6 +36,7 @@ def pod_facts(body: Body) -> Pod | None:
         running=isinstance(state.get("running"), dict),
         ended=_ended(state),
         disruption=_condition(status, "DisruptionTarget", "True"),
+        job=owner.name,
     )
 
 

@@ -35,6 +35,8 @@ def read_tail(log: str) -> Tail:
         progress=checked(progress.progress) if progress else None,
         resolved=tuple(safe(r) for r in resolved.resolved[:MAX_RESOLVED]) if resolved else None,
         plan=safe(resolved.plan) if resolved and resolved.plan else None,
+        checkpoint=safe(progress.checkpoint) if progress and progress.checkpoint else None,
+        resumed=safe(progress.resumed) if progress and progress.resumed else None,
         lines=tuple(lines[-MAX_TAIL_LINES:]),
     )
 
@@ -45,8 +47,22 @@ def newer(old: Tail, new: Tail) -> Tail:
         progress=new.progress or old.progress,
         resolved=new.resolved or old.resolved,
         plan=new.plan or old.plan,
+        checkpoint=new.checkpoint or old.checkpoint,
+        resumed=new.resumed or old.resumed,
         lines=new.lines or old.lines,
     )
+
+
+def moved(old: Progress | None, new: Progress | None) -> bool:
+    """Whether the run has come further. Its clock, and what follows from it, tells nothing."""
+    return _place(old) != _place(new)
+
+
+def _place(progress: Progress | None) -> tuple[object, ...] | None:
+    if progress is None:
+        return None
+    measured = (progress.loss, progress.evaluation_loss, progress.metrics)
+    return progress.phase, progress.step, progress.total_steps, progress.epoch, *measured
 
 
 def report_of(ended: Ended | None) -> Report | None:

@@ -10,10 +10,11 @@ from datetime import datetime
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.reasons import ConditionType, Reason
 from finetune_api.v1alpha1.status import FineTuneJobStatus
+from finetune_operator.observe import fields
 from finetune_operator.observe.facts import ChildJob, Facts, Role
 from finetune_operator.observe.failures import Ending
 from finetune_operator.observe.jobs import is_predecessor
-from finetune_operator.plan import endings, names, status
+from finetune_operator.plan import deadlines, endings, grace, names, status
 from finetune_operator.plan.chains import Chain, chain
 from finetune_operator.plan.decision import Creation, Decision
 from finetune_operator.plan.refusals import Refusal, read_spec
@@ -31,10 +32,10 @@ def begin(facts: Facts, role: Role, now: datetime) -> Decision:
 
 def _alone(facts: Facts, role: Role, now: datetime) -> Decision:
     job = facts.job
-    attempt = status.latest_attempt(job.status)
+    attempt = job.latest
     if attempt is not None and attempt.job == names.child_name(job, role):
         ending = Ending(Reason.JOB_DELETED, f"Job {attempt.job} was deleted before it ended")
-        return endings.failed(facts, ending, now) if facts.confirmed else Decision(confirm=True)
+        return endings.ended(facts, ending, now) if facts.confirmed else Decision(confirm=True)
     spec = read_spec(job.spec)
     if isinstance(spec, Refusal):
         return endings.refused(facts, spec, now)
@@ -59,10 +60,31 @@ def _not_ready(facts: Facts, found: Chain, now: datetime) -> Decision:
 def _creation(
     facts: Facts, spec: FineTuneJobSpec, role: Role, found: Chain, now: datetime
 ) -> Decision:
-    attempt = status.latest_attempt(facts.job.status)
-    number = attempt.number if attempt else 1
-    waiting = _held_up(facts, now) if facts.obstacle else None
-    return Decision(status=waiting, create=Creation(number, spec, role, found.sources))
+    job = facts.job
+    if job.attempt_number > 1 and not facts.confirmed:
+        # That nothing of the last attempt runs any more is not taken from a watch that lags.
+        return Decision(confirm=True)
+    left = deadlines.seconds_left(job, now)
+    if left is not None and left <= 0:
+        return _too_late(facts, now)
+    creation = Creation(
+        job.attempt_number,
+        spec,
+        role,
+        found.sources,
+        micro_batch_divisor=status.micro_batch_divisor(job.status),
+        grace_seconds=grace.measured(job.status),
+        deadline_seconds=left,
+    )
+    return Decision(status=_held_up(facts, now) if facts.obstacle else None, create=creation)
+
+
+def _too_late(facts: Facts, now: datetime) -> Decision:
+    if not facts.confirmed:
+        return Decision(confirm=True)
+    limit = fields.block(facts.job.spec, "runPolicy").get("activeDeadlineSeconds")
+    message = f"runPolicy.activeDeadlineSeconds ({limit} s) was over before its Job was created"
+    return endings.failed(facts, Ending(Reason.DEADLINE_EXCEEDED, message), now)
 
 
 def _held_up(facts: Facts, now: datetime, message: str = "") -> FineTuneJobStatus:

@@ -1,4 +1,4 @@
-"""Final decisions: the status and the event of a job that is complete, failed or refused.
+"""The end of an attempt: the status and the event of a job that is complete, failed, refused or retried.
 
 Called by `plan.decide`. A final status is written once and never changed.
 """
@@ -8,11 +8,11 @@ from typing import Any
 
 from finetune_api.v1alpha1.reasons import ConditionType, Reason
 from finetune_api.v1alpha1.status import Attempt, Failure
-from finetune_operator.observe.facts import ChildJob, Facts
+from finetune_operator.observe.facts import Facts
 from finetune_operator.observe.failures import Ending
 from finetune_operator.observe.fields import time_text
 from finetune_operator.observe.text import one_line, tail
-from finetune_operator.plan import status
+from finetune_operator.plan import ledger, retries, status
 from finetune_operator.plan.decision import Decision, Notice
 from finetune_operator.plan.refusals import Refusal
 from finetune_operator.plan.status import Statement, accepted
@@ -41,9 +41,9 @@ def passed(facts: Facts, ending: Ending, now: datetime) -> Decision:
         Statement(ConditionType.INPUT_CHECKED, True, Reason.PREFLIGHT_PASSED, ending.message),
         Statement(ConditionType.RUNNING, False, Reason.PREFLIGHT_PASSED),
     ]
-    found = _reported(facts, ending) | {"progress": None}
+    found = _reported(facts, ending, now) | {"progress": None, "progress_time": None}
     if facts.child:
-        attempt = attempt_of(facts, facts.child)
+        attempt = ledger.entry(facts, facts.child)
         found["attempts"] = status.with_attempt(facts.job.status, attempt)
         found["start_time"] = facts.job.status.start_time or attempt.start_time
     written = status.build(facts.job, statements, now, **found)
@@ -52,10 +52,35 @@ def passed(facts: Facts, ending: Ending, now: datetime) -> Decision:
 
 
 def ended(facts: Facts, ending: Ending, now: datetime) -> Decision:
-    """A job whose attempt ended."""
+    """A job whose attempt ended: with an output, for good, or to be tried again.
+
+    An attempt whose Job still runs is first said to have ended; its Job is deleted after that.
+    """
     if ending.succeeded:
         return _complete(facts, ending, now)
-    return failed(facts, ending, now)
+    fields = _fields(facts, ending, now)
+    attempt = fields["attempts"][-1]
+    verdict = retries.verdict(facts.job, fields["retries"], attempt)
+    runs = facts.child is not None and not (facts.child.finished or facts.child.deleting)
+    if not verdict.again and not runs:
+        return failed(facts, ending, now, spent=verdict.spent)
+    if verdict.again and not runs:
+        due = retries.due(attempt, verdict, now)
+        running = retry_statement(attempt, ending.message, due)
+    else:
+        running = _no_longer_running(ending)
+    written = status.build(facts.job, [accepted(), running], now, **fields)
+    notice = _notice(ending.reason, ending.message, attempt.number)
+    return Decision(status=written, notices=(notice,), wake_after=0)
+
+
+def retry_statement(attempt: Attempt, message: str, due: datetime) -> Statement:
+    """That the next attempt is waited for, and why."""
+    text = (
+        f"attempt {attempt.number} ended ({attempt.reason}): {message}; "
+        f"attempt {attempt.number + 1} begins after {time_text(due)}"
+    )
+    return Statement(ConditionType.RUNNING, False, Reason.RETRY_WAITING, text)
 
 
 def _complete(facts: Facts, ending: Ending, now: datetime) -> Decision:
@@ -73,17 +98,27 @@ def _complete(facts: Facts, ending: Ending, now: datetime) -> Decision:
     return Decision(status=final, notices=(notice,))
 
 
-def failed(facts: Facts, ending: Ending, now: datetime) -> Decision:
-    """A job whose attempt failed, or whose Job is gone."""
+def failed(facts: Facts, ending: Ending, now: datetime, *, spent: str = "") -> Decision:
+    """A job that ends with this failure, whose message says how many attempts there were.
+
+    Args:
+        facts: What is known.
+        ending: How the last attempt ended.
+        now: The time.
+        spent: Why there is no further attempt although the failure may pass.
+    """
+    message = retries.with_attempts(ending.message, _number(facts), spent)
     statements = [
         accepted(),
         _no_longer_running(ending),
-        Statement(ConditionType.FAILED, True, ending.reason, ending.message),
+        Statement(ConditionType.FAILED, True, ending.reason, message),
     ]
-    failure = failed_because(ending.reason, ending.message, ending.hint, _log_tail(facts, ending))
+    failure = failed_because(ending.reason, message, ending.hint, _log_tail(facts, ending))
     fields = _final_fields(facts, ending, now) | {"failure": failure}
     final = status.build(facts.job, statements, now, **fields)
-    return Decision(status=final, notices=(_notice(ending.reason, ending.message, _number(facts)),))
+    # Told under a number of its own, for the attempt's end may have been told before.
+    notice = _notice(ending.reason, message, _number(facts) + (1 if _told(facts) else 0))
+    return Decision(status=final, notices=(notice,))
 
 
 def failed_because(
@@ -105,62 +140,56 @@ def _notice(reason: Reason, message: str, attempt: int) -> Notice:
     return Notice(reason, message, attempt, warning=True)
 
 
-def _reported(facts: Facts, ending: Ending) -> dict[str, Any]:
-    report, known = ending.report, status.reported(facts)
-    return {
-        "progress": (report.progress if report else None) or known["progress"],
-        "resolved": status.distinct(report.resolved if report else None) or known["resolved"],
-        "plan": (report.plan if report else None) or known["plan"],
-        "evaluation": (report.evaluation if report else None) or facts.job.status.evaluation,
+def _reported(facts: Facts, ending: Ending, now: datetime) -> dict[str, Any]:
+    report, known = ending.report, status.reported(facts, now)
+    if report is None:
+        return known | {"evaluation": facts.job.status.evaluation}
+    resolved = status.distinct(report.resolved)
+    halved = status.with_halved_batch(resolved, facts.job.status)
+    return known | {
+        "progress": report.progress or known["progress"],
+        "progress_time": known["progress_time"] or (time_text(now) if report.progress else None),
+        "resolved": halved if resolved else known["resolved"],
+        "plan": report.plan or known["plan"],
+        "evaluation": report.evaluation or facts.job.status.evaluation,
+        "checkpoint": status.newest_checkpoint(
+            known["checkpoint"], report.resumed, report.checkpoint
+        ),
     }
+
+
+def _fields(facts: Facts, ending: Ending, now: datetime) -> dict[str, Any]:
+    """What is written of an attempt that has ended, in one go with its counts."""
+    fields, before = _reported(facts, ending, now), facts.job.status
+    end_step = fields["progress"].step if fields["progress"] else None
+    attempt = ledger.ended(facts, ending, now, end_step=end_step)
+    if attempt is None:
+        return fields
+    if attempt != facts.job.latest and not ending.succeeded:
+        counts = retries.counted(before.retries, attempt)
+        counted = before.model_copy(update={"retries": counts})
+        fields["retries"] = counts
+        fields["resolved"] = status.with_halved_batch(fields["resolved"], counted)
+    else:
+        fields["retries"] = before.retries
+    fields["attempts"] = status.with_attempt(before, attempt)
+    fields["start_time"] = before.start_time or attempt.start_time
+    return fields
 
 
 def _final_fields(facts: Facts, ending: Ending, now: datetime) -> dict[str, Any]:
-    fields = _reported(facts, ending)
-    end_step = fields["progress"].step if fields["progress"] else None
-    attempt = _ended_attempt(facts, ending, now, end_step)
-    if attempt:
-        fields["attempts"] = status.with_attempt(facts.job.status, attempt)
-        fields["start_time"] = facts.job.status.start_time or attempt.start_time
-    return fields | {"completion_time": time_text(ending.time or now)}
+    return _fields(facts, ending, now) | {"completion_time": time_text(ending.time or now)}
 
 
-def _ended_attempt(
-    facts: Facts, ending: Ending, now: datetime, end_step: int | None
-) -> Attempt | None:
-    known = status.latest_attempt(facts.job.status)
-    attempt = attempt_of(facts, facts.child) if facts.child else known
-    if attempt is None:
-        return None
-    pod = ending.pod
-    update = {
-        "state": "Succeeded" if ending.succeeded else "Failed",
-        "reason": ending.reason.value,
-        "exit_code": pod.ended.exit_code if pod and pod.ended else None,
-        "node": pod.node if pod else attempt.node,
-        "end_step": end_step,
-        "end_time": time_text(ending.time or now),
-    }
-    return attempt.model_copy(update=update)
-
-
-def attempt_of(
-    facts: Facts, child: ChildJob, *, running: bool = False, node: str | None = None
-) -> Attempt:
-    """The entry of an attempt that has not ended; it began with its first Job."""
-    known = status.latest_attempt(facts.job.status)
-    began = known.start_time if known and known.number == child.attempt else None
-    return Attempt(
-        number=child.attempt,
-        job=child.name,
-        state="Running" if running else "Pending",
-        node=node,
-        start_time=began or (time_text(child.created) if child.created else None),
-    )
+def _told(facts: Facts) -> bool:
+    """Whether the end of the attempt was written before, and with an event."""
+    return facts.child is None and facts.job.between_attempts
 
 
 def _number(facts: Facts) -> int:
-    return facts.child.attempt if facts.child else 1
+    if facts.child:
+        return facts.child.attempt
+    return facts.job.latest.number if facts.job.latest else 1
 
 
 def _log_tail(facts: Facts, ending: Ending) -> str | None:

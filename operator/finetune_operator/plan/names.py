@@ -23,9 +23,14 @@ def job_name(name: str, attempt: int, role: Role = Role.TRAINER) -> str:
 
 
 def child_name(job: JobFacts, role: Role = Role.TRAINER) -> str:
-    """Name of the newest attempt's Job of this role, or of the first one to come."""
-    attempts = job.status.attempts
-    return job_name(job.name, attempts[-1].number if attempts else 1, role)
+    """Name of the present attempt's Job of this role, or of the one to come."""
+    return job_name(job.name, job.attempt_number, role)
+
+
+def is_older(job: JobFacts, child: str) -> bool:
+    """Whether a Job of this name belongs to an attempt that has ended."""
+    name, _, number = child.removesuffix(Role.PREFLIGHT.suffix).rpartition("-")
+    return name == job.name and number.isdecimal() and int(number) < job.attempt_number
 
 
 def service_name(name: str) -> str:

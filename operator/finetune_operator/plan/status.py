@@ -11,13 +11,29 @@ from datetime import datetime
 from typing import Any
 
 from finetune_api.v1alpha1.reasons import ConditionType, Reason
-from finetune_api.v1alpha1.status import Attempt, Condition, FineTuneJobStatus, Resolved
-from finetune_operator.observe.facts import Facts, JobFacts
+from finetune_api.v1alpha1.status import (
+    Attempt,
+    CheckpointStatus,
+    Condition,
+    FineTuneJobStatus,
+    Resolved,
+)
+from finetune_operator.observe.facts import Facts, JobFacts, Pod
 from finetune_operator.observe.fields import time_text
+from finetune_operator.observe.progress import MAX_RESOLVED, moved, report_of
 from finetune_operator.observe.text import one_line
 
 MAX_STATUS_BYTES = 16 * 1024
+MAX_ATTEMPTS = 16
+LARGEST_DIVISOR = 16
+HALVED_BATCH = "runPolicy.retries.outOfMemory"
 SHORT_TEXT = 120
+# Display words for reasons of Running=False.
+WORDS: dict[str, str] = {
+    Reason.PREFLIGHT_RUNNING: "Preflight",
+    Reason.WAITING_FOR_QUEUE: "Queued",
+    Reason.RETRY_WAITING: "Retrying",
+}
 
 
 @dataclass(frozen=True)
@@ -95,14 +111,17 @@ def state_word(conditions: Iterable[Condition]) -> str:
     for final in (ConditionType.COMPLETE, ConditionType.FAILED, ConditionType.SUSPENDED):
         if final in found and found[final].status == "True":
             return final.value
+    suspended = found.get(ConditionType.SUSPENDED)
+    if suspended is not None and suspended.reason == Reason.SUSPENDING:
+        return "Suspending"
     accepted = found.get(ConditionType.ACCEPTED)
     if accepted is not None and accepted.reason == Reason.WAITING_FOR_JOB:
         return "Waiting"
     running = found.get(ConditionType.RUNNING)
     if running is None:
         return "Pending"
-    if running.reason == Reason.PREFLIGHT_RUNNING:
-        return "Preflight"
+    if running.reason in WORDS:
+        return WORDS[running.reason]
     return "Running" if running.status == "True" else "Starting"
 
 
@@ -119,25 +138,68 @@ def _ordered(status: FineTuneJobStatus) -> dict[str, Any]:
     return content
 
 
-def latest_attempt(status: FineTuneJobStatus) -> Attempt | None:
-    """The newest attempt that the status knows of."""
-    return status.attempts[-1] if status.attempts else None
-
-
 def with_attempt(status: FineTuneJobStatus, attempt: Attempt) -> list[Attempt]:
-    """The attempts with this one in its place."""
+    """The newest attempts with this one in its place; what is dropped stays counted in `retries`."""
     others = [each for each in status.attempts or () if each.number != attempt.number]
-    return sorted([*others, attempt], key=lambda each: each.number)
+    return sorted([*others, attempt], key=lambda each: each.number)[-MAX_ATTEMPTS:]
 
 
-def reported(facts: Facts) -> dict[str, Any]:
-    """Fields that come from the trainer's log; what has scrolled away stays as it was."""
-    status, tail = facts.job.status, facts.tail
+def reported(facts: Facts, now: datetime) -> dict[str, Any]:
+    """Fields that come from the trainer's log; what has scrolled away stays as it was.
+
+    Progress is that of the present attempt: a new one does not inherit it.
+    """
+    job, status, tail = facts.job, facts.job.status, facts.tail
+    known = None if job.between_attempts and facts.child is not None else status.progress
+    progress = tail.progress or known
+    since = time_text(now) if moved(known, progress) else status.progress_time
     return {
-        "progress": tail.progress or status.progress,
-        "resolved": distinct(tail.resolved) or status.resolved,
+        "progress": progress,
+        "progress_time": since if progress else None,
+        "resolved": with_halved_batch(distinct(tail.resolved) or status.resolved, status),
         "plan": tail.plan or status.plan,
+        "checkpoint": newest_checkpoint(
+            status.checkpoint, tail.resumed, tail.checkpoint, *saved_last(facts.pods)
+        ),
     }
+
+
+def saved_last(pods: Iterable[Pod]) -> Iterable[CheckpointStatus | None]:
+    """The checkpoints of pods that were told to stop, and are gone before their Job has ended."""
+    reports = (report_of(pod.ended) for pod in pods if pod.deletion is not None)
+    return (report.checkpoint for report in reports if report)
+
+
+def newest_checkpoint(*found: CheckpointStatus | None) -> CheckpointStatus | None:
+    """The one of the latest step; of two of the same step the later in the row."""
+    newest = None
+    for each in found:
+        if each is not None and (newest is None or each.step >= newest.step):
+            newest = each
+    return newest
+
+
+def with_halved_batch(
+    resolved: list[Resolved] | None, status: FineTuneJobStatus
+) -> list[Resolved] | None:
+    """The resolved values with what became of the micro-batch after memory ran out."""
+    divisor = micro_batch_divisor(status)
+    if divisor == 1:
+        return resolved
+    own = Resolved(
+        field=HALVED_BATCH,
+        value=f"micro-batch / {divisor}",
+        why="memory ran out in a former attempt: the micro-batch is smaller and more are accumulated, "
+        "so that an optimiser step has the same rows",
+    )
+    others = [each for each in resolved or () if each.field != HALVED_BATCH]
+    return [*others[: MAX_RESOLVED - 1], own]
+
+
+def micro_batch_divisor(status: FineTuneJobStatus) -> int:
+    """By how much the micro-batch is made smaller: doubled each time that memory ran out."""
+    failed = status.retries.out_of_memory if status.retries else 0
+    return int(min(2**failed, LARGEST_DIVISOR))
 
 
 def distinct(resolved: Iterable[Resolved] | None) -> list[Resolved] | None:

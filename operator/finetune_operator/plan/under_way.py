@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from finetune_api.v1alpha1.reasons import ConditionType, Reason
 from finetune_operator.observe import fields
 from finetune_operator.observe.facts import ChildJob, Facts, JobFacts, Pod, Role
-from finetune_operator.plan import endings, status
+from finetune_operator.plan import deadlines, ledger, queues, status
 from finetune_operator.plan.decision import Decision, Notice
 from finetune_operator.plan.pending import Waiting, pending, unexplained
 from finetune_operator.plan.refusals import Refusal, digest, read_spec
@@ -16,8 +16,6 @@ from finetune_operator.plan.status import Statement, accepted, not_suspended
 
 # A pod that is still there this long after its grace period has a node that does not answer.
 LOST_AFTER = timedelta(seconds=60)
-SUSPEND_LATER = "a job that has started cannot be suspended in this version; it keeps running"
-SUSPEND_SOON = "its preflight ends first; while `spec.suspend` is set, no GPU is asked for"
 RUNNING = {Role.TRAINER: Reason.PODS_RUNNING, Role.PREFLIGHT: Reason.PREFLIGHT_RUNNING}
 PENDING = {Role.TRAINER: Reason.JOB_CREATED, Role.PREFLIGHT: Reason.PREFLIGHT_PENDING}
 
@@ -25,15 +23,20 @@ PENDING = {Role.TRAINER: Reason.JOB_CREATED, Role.PREFLIGHT: Reason.PREFLIGHT_PE
 def go_on(facts: Facts, child: ChildJob, role: Role, now: datetime) -> Decision:
     """The status of an attempt that goes on, and when to look at it again."""
     job, running = facts.job, _is_running(facts, role)
-    statements = [accepted(), _suspension(job, role), _running_statement(facts, role, running)]
+    statements = [
+        accepted(),
+        not_suspended(),
+        *queues.admission(facts, child, role, now),
+        _running_statement(facts, child, role, running, now),
+    ]
     rank_0 = next((pod for pod in facts.pods if pod.index == 0), None)
     waits = None if running else unexplained(facts, child)
     return Decision(
-        status=status.build(job, statements, now, **_found(facts, child, role, running)),
+        status=status.build(job, statements, now, **_found(facts, child, role, running, now)),
         notices=tuple(_notices(job, child)) if role is Role.TRAINER else (),
         follow=rank_0 if rank_0 and rank_0.running else None,
         ask=waits.subject if waits and waits.is_due(now) else None,
-        wake_after=_wake_after(facts, waits, now),
+        wake_after=_wake_after(facts, child, waits, now),
     )
 
 
@@ -42,13 +45,15 @@ def is_lost(pod: Pod, now: datetime) -> bool:
     return pod.deletion is not None and not pod.over and now > pod.deletion + LOST_AFTER
 
 
-def _found(facts: Facts, child: ChildJob, role: Role, running: bool) -> dict[str, object]:
+def _found(
+    facts: Facts, child: ChildJob, role: Role, running: bool, now: datetime
+) -> dict[str, object]:
     training = running and role is Role.TRAINER
     rank_0 = next((pod for pod in facts.pods if pod.index == 0), None)
     # A node that is named before its pod runs would cost a status write of its own.
     node = rank_0.node if rank_0 and training else None
-    attempt = endings.attempt_of(facts, child, running=training, node=node)
-    return status.reported(facts) | {
+    attempt = ledger.entry(facts, child, running=training, node=node)
+    return status.reported(facts, now) | {
         "attempts": status.with_attempt(facts.job.status, attempt),
         "start_time": facts.job.status.start_time or attempt.start_time,
         "spec_digest": facts.job.status.spec_digest or _digest(facts.job),
@@ -74,41 +79,35 @@ def _was_running(job: JobFacts, role: Role) -> bool:
     return any(c.type == ConditionType.RUNNING and c.reason == RUNNING[role] for c in conditions)
 
 
-def _running_statement(facts: Facts, role: Role, running: bool) -> Statement:
+def _running_statement(
+    facts: Facts, child: ChildJob, role: Role, running: bool, now: datetime
+) -> Statement:
     if running:
         # What is stated is that the trainers run: a preflight is not yet that.
         return Statement(ConditionType.RUNNING, role is Role.TRAINER, RUNNING[role])
+    if child.suspended and not facts.pods:
+        message = queues.waiting_message(facts, child, now)
+        return Statement(ConditionType.RUNNING, False, Reason.WAITING_FOR_QUEUE, message)
     return pending(facts, PENDING[role])
 
 
-def _suspension(job: JobFacts, role: Role) -> Statement:
-    if not job.suspend:
-        return not_suspended()
-    if role is Role.PREFLIGHT:
-        return Statement(ConditionType.SUSPENDED, False, Reason.PREFLIGHT_RUNNING, SUSPEND_SOON)
-    return Statement(ConditionType.SUSPENDED, False, Reason.NOT_IMPLEMENTED, SUSPEND_LATER)
-
-
 def _notices(job: JobFacts, child: ChildJob) -> list[Notice]:
-    notices = []
-    attempt = status.latest_attempt(job.status)
-    if attempt is None or attempt.job != child.name:
-        message = f"created Job {child.name}"
-        notices.append(Notice(Reason.JOB_CREATED, message, child.attempt))
-    told = any(
-        c.type == ConditionType.SUSPENDED and c.reason == Reason.NOT_IMPLEMENTED
-        for c in job.status.conditions or ()
-    )
-    if job.suspend and not told:
-        notices.append(Notice(Reason.NOT_IMPLEMENTED, SUSPEND_LATER, child.attempt, warning=True))
-    return notices
+    if job.latest is not None and job.latest.job == child.name:
+        return []
+    return [Notice(Reason.JOB_CREATED, f"created Job {child.name}", child.attempt)]
 
 
-def _wake_after(facts: Facts, waits: Waiting | None, now: datetime) -> float | None:
-    deaths = [pod.deletion + LOST_AFTER for pod in facts.pods if pod.deletion and not pod.over]
-    if deaths:
-        return max((min(deaths) - now).total_seconds(), 0) + 1
-    return waits.next_look(now) if waits else None
+def _wake_after(
+    facts: Facts, child: ChildJob, waits: Waiting | None, now: datetime
+) -> float | None:
+    """Seconds until the first of the times at which something is to be done or said."""
+    times = [pod.deletion + LOST_AFTER for pod in facts.pods if pod.deletion and not pod.over]
+    if deadline := deadlines.startup(facts, child):
+        times.append(deadline)
+    if child.suspended and child.created and not queues.is_unanswered(child, now):
+        times.append(child.created + queues.UNANSWERED_AFTER)
+    looks = [max((each - now).total_seconds(), 0) + 1 for each in times]
+    return min([*looks, *([waits.next_look(now)] if waits else [])], default=None)
 
 
 def _digest(job: JobFacts) -> str | None:

@@ -8,18 +8,18 @@ Indexed Job with one pod a node; the preflight is a Job of one pod that asks for
 from dataclasses import replace
 from typing import Any
 
-from finetune_api.meta import AUTO
 from finetune_api.run_file import MOUNT_PATHS, RUN_FILE_ANNOTATION, RUN_FILE_PATH, TERMINATION_LOG
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_operator.observe.facts import JobFacts, Role
 from finetune_operator.observe.pods import TRAINER
 from finetune_operator.plan import names, preflight, volumes
 from finetune_operator.plan.decision import Creation
+from finetune_operator.plan.grace import grace_seconds
 from finetune_operator.plan.installation import Installation, with_defaults
+from finetune_operator.plan.queues import queue_labels
 from finetune_operator.plan.run_file import run_file
 
 USER = 65532
-GRACE_SECONDS = 30
 COMMANDS = {Role.TRAINER: "run", Role.PREFLIGHT: "preflight"}
 Manifest = dict[str, Any]
 
@@ -27,14 +27,15 @@ Manifest = dict[str, Any]
 def workload(job: JobFacts, creation: Creation, installation: Installation) -> Manifest:
     """The Job to create; none of its pods is tried again by Kubernetes."""
     creation = replace(creation, spec=with_defaults(creation.spec, installation))
-    deadline = creation.spec.run_policy.active_deadline_seconds
+    deadline = creation.deadline_seconds or creation.spec.run_policy.active_deadline_seconds
+    queue = queue_labels(creation.spec, creation.role)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
             "name": names.job_name(job.key.name, creation.attempt, creation.role),
             "namespace": job.key.namespace,
-            "labels": names.labels(job.key.name, creation.attempt, creation.role),
+            "labels": names.labels(job.key.name, creation.attempt, creation.role) | queue,
             "ownerReferences": [names.owner_reference(job)],
         },
         "spec": {
@@ -42,6 +43,7 @@ def workload(job: JobFacts, creation: Creation, installation: Installation) -> M
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
             **({"activeDeadlineSeconds": deadline} if deadline else {}),
+            **({"suspend": True} if queue else {}),
             "template": _template(job, creation, installation),
         },
     }
@@ -72,7 +74,7 @@ def _pod(job: JobFacts, creation: Creation, installation: Installation) -> Manif
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": _grace(creation),
+        "terminationGracePeriodSeconds": grace_seconds(creation),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,
@@ -87,12 +89,6 @@ def _pod(job: JobFacts, creation: Creation, installation: Installation) -> Manif
         "containers": [_container(creation, installation, mounted)],
         "volumes": [each.volume for each in mounted],
     }
-
-
-def _grace(creation: Creation) -> int:
-    grace = creation.spec.run_policy.termination_grace_period_seconds
-    # The user's is the time to save, and a preflight has nothing to save.
-    return GRACE_SECONDS if grace == AUTO or creation.role is Role.PREFLIGHT else grace
 
 
 def _placement(job: JobFacts, creation: Creation) -> Manifest:

@@ -136,11 +136,11 @@ def test_each_job_of_an_attempt_has_its_own_pods(store: Store) -> None:
 
 def test_the_words_of_a_preflight_are_not_those_of_the_trainers(store: Store) -> None:
     store.jobs.put(job())
-    store.learn_tail(DEMO, preflight().uid, Tail(lines=("checking",)))
+    store.learn_tail(DEMO, preflight_pod(RUNNING), Tail(lines=("checking",)), 1)
     before = store.facts(DEMO)
     store.children.put(child())
     after = store.facts(DEMO)
-    store.learn_tail(DEMO, child().uid, Tail(lines=("training",)))
+    store.learn_tail(DEMO, pod(RUNNING), Tail(lines=("training",)), 2)
     last = store.facts(DEMO)
     assert before is not None
     assert after is not None

@@ -41,7 +41,7 @@ def disrupted(reason: str) -> list[dict[str, str]]:
         (pod(terminated(143), conditions=disrupted("PreemptionByScheduler")), Reason.PREEMPTED,
          "PreemptionByScheduler: m"),
         (pod(phase="Failed", reason="Evicted", message="The node was low on resource: memory"),
-         Reason.POD_LOST, "low on resource"),
+         Reason.PREEMPTED, "low on resource"),
         (pod(phase="Failed", reason="Evicted",
              message='Usage of EmptyDir volume "scratch" exceeds the limit "1Gi"'),
          Reason.DISK_FULL, "scratch"),
@@ -97,5 +97,18 @@ def test_the_deadline_of_the_job_counts_before_what_its_pods_say() -> None:
 
 
 def test_an_attempt_without_pods_is_lost() -> None:
-    assert ending().reason == Reason.POD_LOST
-    assert ending(pod(RUNNING)).reason == Reason.POD_LOST
+    assert ending().reason == Reason.PREEMPTED
+    assert ending(pod(RUNNING)).reason == Reason.PREEMPTED
+
+
+def test_a_pod_that_was_killed_after_its_grace_period_was_preempted() -> None:
+    told = pod(terminated(137), metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"})
+    assert ending(told).reason == Reason.PREEMPTED
+
+
+def test_the_pod_that_failed_by_itself_explains_the_failure_of_the_gang() -> None:
+    """Rank 1 is killed; rank 0 is told to stop because of that, and reports first or last."""
+    cause = pod(terminated(137), index=1)
+    for effect in (Reason.PEER_FAILED, Reason.PREEMPTED):
+        verdict = ending(pod(failed_report(effect)), cause)
+        assert (verdict.reason, verdict.pod) == (Reason.POD_LOST, cause)

@@ -23,6 +23,7 @@ from support.cluster_objects import (
     pod,
     preflight,
     preflight_pod,
+    seen_again,
     terminated,
     waiting,
 )
@@ -59,7 +60,7 @@ def verdict(situation: Facts, now: datetime = NOW) -> FineTuneJobStatus:
 
 
 def after(situation: Facts, status: FineTuneJobStatus, **changes: Any) -> Facts:
-    return replace(situation, job=job(GPU | changes, status.to_dict()))
+    return seen_again(situation, job(GPU | changes, status.to_dict()))
 
 
 def test_a_job_with_gpus_is_checked_before_anything_else_is_made() -> None:
@@ -159,7 +160,7 @@ def test_the_trainers_are_the_same_attempt_and_keep_what_was_found() -> None:
     assert [n.reason for n in decision.notices] == [Reason.JOB_CREATED]
     done = replace(running, child=child(COMPLETE), confirmed=True)
     done = replace(done, pods=(pod(terminated(0, PUBLISHED.to_message(), "Completed")),))
-    final = decide(after(done, status), LATER).status
+    final = decide(replace(after(done, status), confirmed=True), LATER).status
     assert final is not None
     assert final.state == "Complete"
     assert [each.job for each in final.attempts or ()] == ["demo-1"]
@@ -182,16 +183,12 @@ def test_bad_input_fails_the_job_with_its_reason_and_no_trainer_is_made() -> Non
     [
         (preflight(COMPLETE), (), NOW, "InternalError", "no report"),
         (preflight(COMPLETE), (preflight_pod(terminated(0)),), NOW, "InternalError", "no report"),
-        (preflight(FAILED), (), NOW, "PodLost", "gone without a report"),
         (preflight(FAILED), (preflight_pod(terminated(137, "", "OOMKilled")),), NOW, "OutOfMemory", "killed"),
         (preflight(("Failed", "DeadlineExceeded")), (), NOW, "DeadlineExceeded", "demo-1-preflight"),
-        (preflight(deletionTimestamp="2026-01-01T00:00:00Z"), (), NOW, "JobDeleted", "demo-1-preflight"),
-        (preflight(), (preflight_pod(RUNNING, metadata={"deletionTimestamp": "2026-01-01T00:00:01Z"}),),
-         LATER, "PodLost", "node node-0"),
     ],
-    ids=["no pod", "no report", "pods gone", "killed", "deadline", "deleted", "lost node"],
+    ids=["no pod", "no report", "killed", "deadline"],
 )  # fmt: skip
-def test_every_other_end_of_a_preflight_is_a_failure_too(
+def test_ends_of_a_preflight_that_another_try_cannot_mend_are_failures_too(
     found: ChildJob, pods: tuple[Pod, ...], now: datetime, reason: str, words: str
 ) -> None:
     status = verdict(facts(found, pods), now)
@@ -200,11 +197,27 @@ def test_every_other_end_of_a_preflight_is_a_failure_too(
     assert words in status.failure.message
 
 
-def test_a_deleted_preflight_is_not_made_again() -> None:
-    counted = decide(facts(preflight(), (preflight_pod(RUNNING),)), NOW).status
-    assert counted is not None
-    status = verdict(after(facts(), counted))
-    assert conditions(status)["Failed"] == ("True", "JobDeleted")
+@pytest.mark.parametrize(
+    ("found", "pods", "now", "reason"),
+    [
+        (preflight(FAILED), (), NOW, "Preempted"),
+        (preflight(FAILED), (preflight_pod(terminated(137)),), NOW, "PodLost"),
+        (preflight(deletionTimestamp="2026-01-01T00:00:00Z"), (), NOW, "JobDeleted"),
+        (preflight(), (preflight_pod(RUNNING, metadata={"deletionTimestamp": "2026-01-01T00:00:01Z"}),),
+         LATER, "NodeLost"),
+    ],
+    ids=["pods gone", "killed", "deleted", "lost node"],
+)  # fmt: skip
+def test_a_preflight_that_is_disturbed_is_made_again(
+    found: ChildJob, pods: tuple[Pod, ...], now: datetime, reason: str
+) -> None:
+    status = verdict(facts(found, pods), now)
+    [attempt] = status.attempts or ()
+    assert (attempt.job, attempt.state, attempt.reason) == ("demo-1-preflight", "Failed", reason)
+    later = now + timedelta(hours=2)
+    creation = decide(replace(after(facts(), status), confirmed=True), later).create
+    assert creation is not None
+    assert (creation.role, creation.attempt) == (Role.PREFLIGHT, 2)
 
 
 def test_deleted_trainers_are_not_checked_anew() -> None:
@@ -213,9 +226,12 @@ def test_deleted_trainers_are_not_checked_anew() -> None:
     counted = decide(replace(passed, child=child(), pods=(pod(),)), NOW).status
     assert counted is not None
     status = verdict(after(passed, counted))
-    assert conditions(status)["Failed"] == ("True", "JobDeleted")
-    assert status.failure is not None
-    assert "Job demo-1 " in status.failure.message
+    [attempt] = status.attempts or ()
+    assert (attempt.job, attempt.reason) == ("demo-1", "JobDeleted")
+    again = replace(after(passed, status), preflight=None, preflight_pods=(), confirmed=True)
+    creation = decide(again, LATER).create
+    assert creation is not None
+    assert (creation.role, creation.attempt) == (Role.TRAINER, 2)
 
 
 # -- somebody else's Jobs, suspension --------------------------------------------------------------
@@ -238,13 +254,25 @@ def test_the_preflight_of_a_deleted_namesake_is_waited_for() -> None:
     assert (decision.create, decision.wake_after) == (None, 5)
 
 
-def test_a_job_that_is_suspended_during_its_preflight_asks_for_no_gpu_until_it_is_released() -> (
+def test_a_job_that_is_suspended_during_its_preflight_is_checked_again_when_it_is_released() -> (
     None
 ):
     situation = facts(preflight(), (preflight_pod(RUNNING),), suspend=True)
-    status = decide(situation, NOW).status
-    assert conditions(status)["Suspended"] == ("False", "PreflightRunning")
-    ended = facts(*PASSED, status=status.to_dict() if status else None, suspend=True)
+    status = verdict(situation)
+    assert conditions(status)["Suspended"] == ("False", "Suspending")
+    unwanted = replace(after(facts(), status, suspend=True), older=(preflight(),))
+    assert decide(unwanted, NOW).stop == preflight()
+    held = decide(after(facts(), status, suspend=True), NOW).status
+    assert conditions(held)["Suspended"] == ("True", "SuspendedByUser")
+    assert held is not None
+    released = replace(after(facts(), held), confirmed=True)
+    creation = decide(released, LATER).create
+    assert creation is not None
+    assert (creation.role, creation.attempt) == (Role.PREFLIGHT, 2)
+
+
+def test_a_preflight_that_passed_before_the_suspension_is_not_repeated() -> None:
+    ended = facts(*PASSED, suspend=True)
     passed = after(ended, verdict(ended), suspend=True)
     held = decide(passed, LATER)
     assert held.create is None
