@@ -46,7 +46,7 @@ def upload(folder: Path, place: Place) -> list[OutputFile]:
     Raises:
         TrainerError: Anything about storage that did not pass in time.
     """
-    return patiently(lambda: uploads.upload(folder, place))
+    return uploads.upload(folder, place, patient=True)
 
 
 def fetch_back(place: Place, folder: Path) -> Path:

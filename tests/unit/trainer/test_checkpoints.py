@@ -135,3 +135,31 @@ def test_the_same_step_of_a_restarted_attempt_gets_its_own_folder(
     names = {path.name for path in (output.path / "checkpoints" / "11111111").glob("*/")}
     assert len(names) == 2
     assert "1-20" in names
+
+
+def test_other_processes_take_the_one_that_the_first_has_found(
+    output: LocalPlace, tmp_path: Path
+) -> None:
+    store = claimed(output)
+    for step in (20, 40):
+        publish(store, tmp_path, step)
+    assert store.named("1-20", tmp_path / "got").manifest.step == 20
+    with pytest.raises(TrainerError) as caught:
+        store.named("1-60", tmp_path / "got")
+    assert caught.value.reason is Reason.STORAGE_CORRUPTED
+
+
+def test_a_store_without_conditional_writes_is_warned_about(
+    output: LocalPlace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    claimed(output, 1)
+    assert "ignores conditions" not in caplog.text
+
+    def overwrite(place: LocalPlace, name: str, content: bytes, _version: str = "") -> bool:
+        (place.path / name).write_bytes(content)
+        return True
+
+    monkeypatch.setattr(LocalPlace, "put_new", overwrite)
+    monkeypatch.setattr(LocalPlace, "replace", overwrite)
+    claimed(output, 2)
+    assert "ignores conditions" in caplog.text

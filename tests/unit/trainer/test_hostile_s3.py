@@ -302,3 +302,16 @@ def test_publishing_outlasts_an_outage_and_gives_up_in_time(
     with proxy.fault(Fault("status")), pytest.raises(TrainerError) as caught:
         publish.upload(folder, place)
     assert caught.value.reason is Reason.STORAGE_UNAVAILABLE
+
+
+def test_a_key_that_may_not_tidy_up_may_still_publish(
+    proxy: HostileS3, place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def is_tidying(request: Request) -> bool:
+        return request.method == "DELETE" or "uploads" in request.query
+
+    with proxy.fault(Fault("status", is_tidying, code="AccessDenied", status=403)):
+        store = claimed(place)
+        store.publish(checkpoint(tmp_path / "20", 20), 20, about())
+    assert "unfinished checkpoints were not removed" in caplog.text
+    assert claimed(place, 2).newest(tmp_path / "got") is not None

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 LATEST = "latest.json"
 _TRIES = 20
+# The digest of no file.
+_NO_VERSION = '"00000000000000000000000000000000"'
 
 
 class Latest(ApiModel):
@@ -78,6 +80,7 @@ class Fence:
                 update={"step": before and before.step, "folder": before and before.folder}
             )
             if self._write(found, mine):
+                self._see_that_it_holds(mine)
                 return
         raise self._fenced("others kept taking it over at the same moment")
 
@@ -123,6 +126,17 @@ class Fence:
             written = self._place.replace(LATEST, content, found.version)
         # A retry inside the client is refused because of what its own first try has written.
         return written or self._place.read(LATEST) == content
+
+    def _see_that_it_holds(self, mine: Latest) -> None:
+        # Both must be refused; where they are not, what is written is what is there already.
+        content = mine.to_bytes()
+        new = self._place.put_new(LATEST, content)
+        if new or self._place.replace(LATEST, content, _NO_VERSION):
+            logger.warning(
+                "%s: the store ignores conditions on writes (If-Match, If-None-Match), so nothing "
+                "keeps two trainers from publishing to one output",
+                self._place.uri,
+            )
 
     def _parse(self, found: Versioned | None) -> Latest | None:
         if found is None:

@@ -36,11 +36,13 @@ class Found:
     """A checkpoint that was fetched whole.
 
     Attributes:
+        name: Of its folder in storage.
         folder: Its files on this machine.
         manifest: What they are.
         status: For the report.
     """
 
+    name: str
     folder: Path
     manifest: CheckpointManifest
     status: CheckpointStatus
@@ -73,11 +75,18 @@ class CheckpointStore:
             TrainerError: Fenced if a newer attempt is the writer.
         """
         self.fence.take()
-        aborted = self._place.discard_unfinished()
+        try:
+            self._collect_orphans()
+        except TrainerError as error:
+            # They cost room and nothing else, and not every key may list uploads or delete.
+            logger.warning("unfinished checkpoints were not removed: %s", error.message)
+
+    def _collect_orphans(self) -> None:
         shelf = self._shelf()
         orphans = [e for e in shelf.entries if not e.published and e.attempt <= self._run.attempt]
         for orphan in orphans:
             self._remove(orphan)
+        aborted = self._place.discard_unfinished()
         if orphans or aborted:
             logger.info("removed %d unfinished checkpoints, %d uploads", len(orphans), aborted)
 
@@ -99,6 +108,24 @@ class CheckpointStore:
                 return found
             self._damaged.add(entry.folder)
         return None
+
+    def named(self, name: str, folder: Path) -> Found:
+        """Fetch the very checkpoint that another process of this attempt has found.
+
+        Args:
+            name: Its `Found.name`.
+            folder: As for `newest`.
+
+        Raises:
+            TrainerError: StorageCorrupted if it is not whole here; anything about storage.
+        """
+        shutil.rmtree(folder, ignore_errors=True)
+        entries = [entry for entry in self._shelf().entries if entry.folder == name]
+        found = self._fetch(entries[0], folder) if entries else None
+        if found is None:
+            message = f"{self._place.uri}/{name} is not whole, and another process has read it"
+            raise TrainerError(Reason.STORAGE_CORRUPTED, message)
+        return found
 
     def publish(
         self, folder: Path, step: int, about: Identity, *, since: float | None = None
@@ -212,7 +239,7 @@ class CheckpointStore:
                 raise
             logger.warning("checkpoint %s is damaged: %s", entry.folder, error.message)
             return None
-        return Found(local, manifest, self._status(entry.folder, manifest))
+        return Found(entry.folder, local, manifest, self._status(entry.folder, manifest))
 
     def _remove(self, entry: Entry) -> None:
         # The manifest first: what is half removed must not be taken for whole.

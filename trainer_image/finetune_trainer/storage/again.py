@@ -21,7 +21,7 @@ TRIES = 3
 
 PATIENCE_SECONDS: dict[Reason, float] = {
     Reason.STORAGE_UNAVAILABLE: 600,
-    Reason.STORAGE_CORRUPTED: 600,
+    Reason.STORAGE_CORRUPTED: 60,
     # Rotated keys are in the store at once, and in the mounted files up to two minutes later.
     Reason.STORAGE_CREDENTIALS_INVALID: 150,
 }
