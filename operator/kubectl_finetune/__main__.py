@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="kubectl finetune",
-    help="Watch fine-tuning jobs. Jobs are made with `kubectl apply` and removed with `kubectl delete`.",
+    help="Watch, suspend and resume fine-tuning jobs. Jobs are made with `kubectl apply` and removed "
+    "with `kubectl delete`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -135,6 +136,36 @@ def wait(
         open_console(stderr=True).print(f"job {place}/{name} has not ended in {timeout:g} s")
         raise typer.Exit(EXIT_TIMEOUT)
     raise typer.Exit(EXIT_COMPLETE if last.outcome == "Complete" else EXIT_FAILED)
+
+
+@app.command()
+def suspend(
+    name: Name,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Stop a job: its pods save a checkpoint and end, and it holds nothing until `resume`."""
+    _suspend(name, namespace, connect(kubeconfig, context), suspended=True)
+
+
+@app.command()
+def resume(
+    name: Name,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Let a suspended job go on from its newest checkpoint."""
+    _suspend(name, namespace, connect(kubeconfig, context), suspended=False)
+
+
+def _suspend(name: str, namespace: str | None, cluster: "Cluster", *, suspended: bool) -> None:
+    job = cluster.suspend(namespace or cluster.namespace, name, suspended)
+    if job.outcome:
+        raise PluginError(f"job {job.namespace}/{job.name} has ended ({job.outcome})")
+    done = "is told to stop" if suspended else "goes on"
+    open_console().print(f"job {job.namespace}/{job.name} {done}", highlight=False)
 
 
 def connect(kubeconfig: str | None, context: str | None) -> "Cluster":

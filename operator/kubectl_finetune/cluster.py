@@ -1,7 +1,7 @@
 """The API server as the plugin needs it: read jobs, follow one, read a pod's log.
 
 Used by `__main__` through `Cluster`; the only speaker of HTTP here. Objects stay raw mappings, so that
-the plugin needs no definition of its own. It writes nothing to the cluster.
+the plugin needs no definition of its own. The one thing that it writes is `spec.suspend`.
 """
 
 import time
@@ -74,6 +74,24 @@ class Cluster:
                     **KIND, namespace=namespace, _request_timeout=PATIENCE
                 )
         return [Job(each) for each in found["items"]]
+
+    def suspend(self, namespace: str, name: str, suspended: bool) -> Job:
+        """Sets `spec.suspend`; returns the job as it is then.
+
+        Raises:
+            PluginError: There is none of that name, or it may not be changed.
+        """
+        with explained(f"job {namespace}/{name}"):
+            return Job(
+                self._jobs.patch_namespaced_custom_object(
+                    **KIND,
+                    namespace=namespace,
+                    name=name,
+                    body={"spec": {"suspend": suspended}},
+                    _content_type="application/merge-patch+json",
+                    _request_timeout=PATIENCE,
+                )
+            )
 
     def follow(self, namespace: str, name: str, deadline: float | None = None) -> Iterator[Job]:
         """Yields a job as it is now and at each change, until it ends or the deadline passes.
@@ -205,7 +223,8 @@ def refusal(what: str, status: int, reason: str) -> PluginError:
             "`kubectl finetune list -A` shows all jobs; without the definition there are none",
         )
     if status in (401, 403):
-        return PluginError(f"{what}: {reason}", "ask for the role finetune-viewer, or log in again")
+        hint = "ask for the role finetune-viewer (finetune-editor to change one), or log in again"
+        return PluginError(f"{what}: {reason}", hint)
     if status >= 500 or status == 429:
         return UnreachableError(f"{what}: the API server answered {status} {reason}")
     return PluginError(f"{what}: {status} {reason}")

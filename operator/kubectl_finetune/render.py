@@ -90,6 +90,8 @@ def _rows(job: Job, now: datetime, losses: Sequence[float], ascii_only: bool) ->
         yield "" if index else "Held out", Text(held_out)
     for attempt in job.blocks("status.attempts"):
         yield "Attempt", Text(_attempt(attempt))
+    if checkpoint := _checkpoint(job):
+        yield "Checkpoint", Text(checkpoint)
     if uri := job.text("status.output.uri"):
         yield "Output", Text(f"{uri} ({size(job.number('status.output.sizeBytes') or 0)})", "green")
         yield "", Text(f"manifest {job.text('status.output.manifestDigest') or '?'}")
@@ -166,12 +168,23 @@ def _held_out(job: Job) -> str:
     return f"held-out {', '.join(found)}" if found else ""
 
 
+def _checkpoint(job: Job) -> str:
+    """The newest checkpoint; no matter once there is an output."""
+    uri = job.text("status.checkpoint.uri")
+    if not uri or job.text("status.output.uri"):
+        return ""
+    bytes_of = job.number("status.checkpoint.sizeBytes")
+    found = f"step {job.text('status.checkpoint.step')}, {uri}"
+    return f"{found} ({size(bytes_of)})" if bytes_of else found
+
+
 def _attempt(attempt: Block) -> str:
     found = [f"{attempt.text('number')}: {attempt.text('state')}"]
     for label, path in (
         ("", "reason"),
         ("exit code", "exitCode"),
         ("on", "node"),
+        ("from step", "startStep"),
         ("step", "endStep"),
     ):
         if value := attempt.text(path):

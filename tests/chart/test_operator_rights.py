@@ -80,7 +80,8 @@ def test_operator_is_refused_nothing(
     kubeconfig = cluster.kubeconfig_for_service_account(account.namespace, account.name)
     try:
         with operator(operator_environment(manifests), kubeconfig, log):
-            cluster.apply(manifest(name, namespace="team"))
+            once = {"runPolicy.retries": {"infrastructure": 0}}
+            cluster.apply(manifest(name, once, namespace="team"))
             wait = ("wait", "--for=condition=Failed", f"finetunejob/{name}", "--timeout=120s")
             assert cluster.kubectl(*wait, "-n", "team", check=False).returncode == 0, (
                 log.read_text()

@@ -4,10 +4,15 @@ The trainer is a fake that ends as it is told to; the process node kills, evicts
 """
 
 import json
+import sys
 import time
 from typing import Any
 
-from support.fakes import apply, condition
+import pytest
+
+from finetune_operator.observe.facts import Key
+from finetune_operator.plan import hang
+from support.fakes import apply, condition, run_until_killed
 from support.stack import Stack
 from support.tenant import Object, Tenant, conditions, until
 
@@ -177,3 +182,107 @@ def test_an_ended_job_is_removed_after_its_time(stack: Stack, tenant: Tenant) ->
     # The time may be changed after the end.
     patch(stack, "kept", {"runPolicy": {"ttlSecondsAfterFinished": 0}})
     until(lambda: is_gone(tenant, "kept") or None, 60)
+
+
+# -- queues --------------------------------------------------------------------------------------
+
+
+def play_kueue(stack: Stack, job: str, *, admit: bool) -> None:
+    """What Kueue does to a Job: it lifts the suspension, or sets it to take the resources back."""
+    change = json.dumps({"spec": {"suspend": not admit}})
+    stack.cluster.kubectl("patch", "job", job, "-n", "team", "--type=merge", "-p", change)
+
+
+def test_a_queue_admits_preempts_and_admits_again(stack: Stack, tenant: Tenant) -> None:
+    apply(stack, "queued", "resumes-1.5", **{"scheduling.queueName": "team-queue"})
+    job = until(lambda: next(iter(tenant.children("jobs", "queued")), None))
+    assert job["spec"]["suspend"] is True
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-queue"
+    until(lambda: condition(tenant, "queued", "Admitted")[0] == "WaitingForQueue" or None)
+    assert tenant.status("queued")["state"] == "Queued"
+    assert tenant.children("pods", "queued") == []
+    play_kueue(stack, "queued-1", admit=True)
+    status = reached(tenant, "queued", 1)
+    assert conditions(status)["Admitted"] == "True"
+    play_kueue(stack, "queued-1", admit=False)
+    until(lambda: tenant.status("queued")["state"] == "Queued" or None, 60)
+    assert conditions(tenant.status("queued"))["Admitted"] == "False"
+    until(lambda: tenant.children("pods", "queued") == [] or None, 60)
+    play_kueue(stack, "queued-1", admit=True)
+    status = tenant.wait("queued", "Complete", 60)
+    # The same Job went on, from its checkpoint.
+    assert attempts(status) == [(1, "Succeeded", "OutputPublished")]
+    assert status["attempts"][0]["startStep"] >= 1
+
+
+def test_a_suspended_job_leaves_its_queue_and_joins_it_anew(stack: Stack, tenant: Tenant) -> None:
+    apply(stack, "leaves", "publishes-0.1", **{"scheduling.queueName": "team-queue"})
+    until(lambda: condition(tenant, "leaves", "Admitted")[0] == "WaitingForQueue" or None)
+    patch(stack, "leaves", {"suspend": True})
+    tenant.wait("leaves", "Suspended", 60)
+    assert tenant.children("jobs", "leaves") == []
+    patch(stack, "leaves", {"suspend": False})
+    job = until(lambda: next(iter(tenant.children("jobs", "leaves")), None))
+    assert job["metadata"]["name"] == "leaves-2"
+    assert job["spec"]["suspend"] is True
+    play_kueue(stack, "leaves-2", admit=True)
+    tenant.wait("leaves", "Complete", 60)
+
+
+# -- an operator of this process -----------------------------------------------------------------
+
+
+@pytest.fixture
+def as_operator(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Tenant:
+    """A user, while this process has the operator's rights."""
+    assert stack.account is not None
+    account = stack.cluster.kubeconfig_for_service_account(*vars(stack.account).values())
+    monkeypatch.setenv("KUBECONFIG", str(account))
+    return Tenant(stack, "team")
+
+
+async def test_a_hung_gang_is_killed_and_tried_again(
+    stack: Stack, as_operator: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hang, "SHORTEST_TRAINING", 3.0)
+    monkeypatch.setattr(hang, "SHORTEST_OTHERWISE", 3.0)
+    monkeypatch.setattr(hang, "STEPS", 1)
+    apply(stack, "frozen", "hangs.publishes-0.1")
+    assert not await run_until_killed(Key("team", "frozen"), sys.maxsize, follow=True)
+    status = as_operator.status("frozen")
+    assert status["state"] == "Complete"
+    assert attempts(status) == [(1, "Failed", "Hang"), (2, "Succeeded", "OutputPublished")]
+    assert status["retries"]["infrastructure"] == 1
+    assert [each["metadata"]["name"] for each in as_operator.children("jobs", "frozen")] == [
+        "frozen-2"
+    ]
+
+
+@pytest.mark.parametrize("lives", [*range(1, 11), 0], ids=lambda n: f"after {n}" if n else "always")
+async def test_a_kill_after_any_write_changes_nothing(
+    stack: Stack, as_operator: Tenant, lives: int
+) -> None:
+    """As in `test_operator`, with two attempts: nothing is made or counted twice."""
+    assert stack.account is not None
+    mark, name = stack.cluster.audit.mark(), f"mortal-twice-{lives}"
+    apply(stack, name, "preempted.publishes-0.2")
+    kills, left = 0, lives or 1
+    while await run_until_killed(Key("team", name), left):
+        kills += 1
+        left = sys.maxsize if lives else 1
+    assert kills == 1 if lives else kills >= 9
+    status = as_operator.status(name)
+    assert status["state"] == "Complete"
+    assert attempts(status) == [(1, "Failed", "Preempted"), (2, "Succeeded", "OutputPublished")]
+    assert status["retries"]["disruption"] == 1
+    told = [("Normal", "JobCreated")] * 2 + [
+        ("Normal", "OutputPublished"),
+        ("Warning", "Preempted"),
+    ]
+    assert sorted(as_operator.events(name)) == told
+    made = [
+        event["objectRef"]["resource"]
+        for event in stack.cluster.audit.events(stack.account.user, mark)
+        if event["verb"] == "create" and event["responseStatus"]["code"] == 201
+    ]
+    assert sorted(made) == ["events"] * 4 + ["jobs"] * 2

@@ -83,30 +83,35 @@ def test_a_suspended_job_waits_until_it_may_start(tenant: Tenant) -> None:
     assert conditions(status)["Suspended"] == "False"
 
 
-def test_suspending_a_running_job_is_refused_and_loses_nothing(tenant: Tenant) -> None:
+def test_a_running_job_is_suspended_with_a_checkpoint_and_goes_on_from_it(tenant: Tenant) -> None:
     tenant.apply("busy", LONG)
     started(tenant, "busy")
-    tenant.stack.cluster.kubectl(
-        "patch", "ftj", "busy", "-n", "team", "--type=merge", "-p", '{"spec":{"suspend":true}}'
-    )
-
-    def refused() -> Object | None:
-        found = [c for c in tenant.status("busy")["conditions"] if c["type"] == "Suspended"]
-        return found[0] if found else None
-
-    condition = until(refused)
-    assert (condition["status"], condition["reason"]) == ("False", "NotImplemented")
-    assert tenant.children("pods", "busy")[0]["status"]["phase"] == "Running"
+    patch = ("patch", "ftj", "busy", "-n", "team", "--type=merge", "-p")
+    tenant.stack.cluster.kubectl(*patch, '{"spec":{"suspend":true}}')
+    tenant.wait("busy", "Suspended", 90)
+    assert tenant.children("pods", "busy") == []
+    tenant.stack.cluster.kubectl(*patch, '{"spec":{"suspend":false}}')
+    status = until(lambda: second(tenant, "busy"), 120)
+    assert status["attempts"][0]["state"] == "Stopped"
+    assert status["attempts"][1]["startStep"] > 0
     tenant.delete("busy")
 
 
-def test_a_deleted_child_job_ends_the_job_with_its_reason(tenant: Tenant) -> None:
+def second(tenant: Tenant, name: str) -> Object | None:
+    """The status once the second attempt has begun where the first one stopped."""
+    status = tenant.status(name)
+    attempts = status.get("attempts", ())
+    return status if len(attempts) == 2 and "startStep" in attempts[1] else None
+
+
+def test_a_deleted_child_job_is_made_again(tenant: Tenant) -> None:
     tenant.apply("robbed", LONG)
     started(tenant, "robbed")
     tenant.stack.cluster.kubectl("delete", "job", "robbed-1", "-n", "team", "--wait=false")
-    status = tenant.wait("robbed", "Failed", 60)
-    assert status["failure"]["reason"] == "JobDeleted"
-    assert tenant.children("jobs", "robbed") == []
+    status = until(lambda: second(tenant, "robbed"), 120)
+    assert status["attempts"][0]["reason"] == "JobDeleted"
+    assert [each["metadata"]["name"] for each in tenant.children("jobs", "robbed")] == ["robbed-2"]
+    tenant.delete("robbed")
 
 
 def test_a_job_recreated_under_its_old_name_gets_its_own_attempt(tenant: Tenant) -> None:
@@ -125,16 +130,14 @@ def _names(tenant: Tenant) -> list[str]:
     return [job["metadata"]["name"] for job in tenant.get("ftj")["items"]]
 
 
-def test_a_killed_trainer_is_a_lost_pod(tenant: Tenant) -> None:
-    tenant.apply("killed", LONG)
-    started(tenant, "killed")
+def test_a_killed_trainer_is_followed_by_another(tenant: Tenant) -> None:
+    tenant.apply("killed", LONG | {"checkpoints.everySteps": 1})
+    until(lambda: tenant.status("killed").get("checkpoint"), 120)
     [pod] = tenant.children("pods", "killed")
     tenant.stack.cluster.kubectl(
         "delete", "pod", pod["metadata"]["name"], "-n", "team", "--grace-period=0", "--force"
     )
-    status = tenant.wait("killed", "Failed", 60)
-    assert status["failure"]["reason"] in ("PodLost", "Preempted")
-    assert (
-        pod["metadata"]["name"] in status["failure"]["message"]
-        or "pod" in status["failure"]["message"]
-    )
+    status = until(lambda: second(tenant, "killed"), 120)
+    assert status["attempts"][0]["reason"] in ("PodLost", "Preempted")
+    assert status["attempts"][1]["startStep"] > 0
+    tenant.delete("killed")

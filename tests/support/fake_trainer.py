@@ -122,6 +122,11 @@ def lacks_its_store(pace: float) -> int:
     return failed(Reason.STORAGE_UNAVAILABLE, "the store does not answer")
 
 
+def is_preempted(pace: float) -> int:
+    train(pace)
+    return failed(Reason.PREEMPTED, "told to stop")
+
+
 class ToldToStopError(Exception):
     """Stands for SIGTERM."""
 
@@ -198,6 +203,7 @@ BEHAVIOURS: dict[str, Callable[[float], int]] = {
     "hangs": hangs,
     "garbage": speaks_garbage,
     "unavailable": lacks_its_store,
+    "preempted": is_preempted,
 }
 RUN_BEHAVIOURS: dict[str, Callable[[RunFile, float], int]] = {
     "resumes": resumes,

@@ -53,11 +53,19 @@ class MortalTransport(Transport):
         return answer
 
 
-async def run_until_killed(key: Key, lives: int) -> bool:
-    """A controller without watches, driven by its lists alone; True if it died of a write."""
+async def run_until_killed(key: Key, lives: int, *, follow: bool = False) -> bool:
+    """A controller without watches, driven by its lists alone; True if it died of a write.
+
+    Args:
+        key: The job.
+        lives: The write that it dies of.
+        follow: Whether it reads the logs of running trainers.
+    """
     transport = MortalTransport(connect)
     transport.lives = lives
-    controller = Controller(Settings(trainer_image="finetune-trainer"), Client(transport), "test")
+    settings = Settings(trainer_image="finetune-trainer", status_interval_seconds=1)
+    controller = Controller(settings, Client(transport), "test")
+    reader = asyncio.create_task(controller._follower.work()) if follow else None
     try:
         async with asyncio.timeout(60):
             while True:
@@ -70,4 +78,6 @@ async def run_until_killed(key: Key, lives: int) -> bool:
     except KilledError:
         return True
     finally:
+        if reader:
+            reader.cancel()
         await transport.close()

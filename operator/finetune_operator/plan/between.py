@@ -15,7 +15,7 @@ from finetune_api.v1alpha1.status import Attempt, CheckpointStatus, Condition
 from finetune_operator.observe import fields
 from finetune_operator.observe.facts import ChildJob, Facts, JobFacts, Pod
 from finetune_operator.observe.failures import Ending
-from finetune_operator.plan import endings, ledger, retries, status
+from finetune_operator.plan import endings, ledger, queues, retries, status
 from finetune_operator.plan.decision import Decision, Notice
 from finetune_operator.plan.status import Statement, accepted, not_suspended
 from finetune_operator.plan.under_way import LOST_AFTER, is_lost
@@ -37,6 +37,7 @@ def suspend(facts: Facts, child: ChildJob, now: datetime) -> Decision:
         accepted(),
         Statement(ConditionType.SUSPENDED, False, Reason.SUSPENDING),
         Statement(ConditionType.RUNNING, False, Reason.SUSPENDING),
+        *queues.given_back(facts.job),
     ]
     found |= {
         "attempts": status.with_attempt(facts.job.status, stopped),

@@ -39,6 +39,13 @@ def admission(facts: Facts, child: ChildJob, role: Role, now: datetime) -> list[
     return [Statement(ConditionType.ADMITTED, False, Reason.WAITING_FOR_QUEUE, message)]
 
 
+def given_back(job: JobFacts) -> list[Statement]:
+    """That a suspended job has left its queue, with what that had granted."""
+    if not queue_of(job):
+        return []
+    return [Statement(ConditionType.ADMITTED, False, Reason.SUSPENDING, "it left its queue")]
+
+
 def waiting_message(facts: Facts, child: ChildJob, now: datetime) -> str:
     """Why a suspended Job waits, as far as is known."""
     queue = queue_of(facts.job)

@@ -28,6 +28,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
+    def do_PATCH(self):
+        length = int(self.headers["Content-Length"])
+        kind = self.headers["Content-Type"]
+        self.server.patched.append((self.path, kind, json.loads(self.rfile.read(length))))
+        self.do_GET()
+
     def log_message(self, *_):
         pass
 
@@ -35,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.answers, httpd.events, httpd.asked = {}, [], []
+    httpd.answers, httpd.events, httpd.asked, httpd.patched = {}, [], [], []
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{httpd.server_port}"
     config = {
@@ -224,3 +230,18 @@ def test_logs_of_a_job_without_pods_are_a_sentence(server, monkeypatch, capsys):
 def test_watching_and_data_for_programs_exclude_each_other(server, monkeypatch, capsys):
     assert run(monkeypatch, "status", "demo", "--watch", "-o", "json") == 3
     assert "--watch shows text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("word", "value"), [("suspend", True), ("resume", False)])
+def test_suspend_and_resume_change_one_field(server, monkeypatch, capsys, word, value):
+    serve(server, job())
+    assert run(monkeypatch, word, "demo") == 0
+    path = f"{JOBS}/namespaces/team/finetunejobs/demo"
+    assert server.patched == [(path, "application/merge-patch+json", {"spec": {"suspend": value}})]
+    assert "team/demo" in capsys.readouterr().out
+
+
+def test_an_ended_job_cannot_be_resumed(server, monkeypatch, capsys):
+    serve(server, job("Failed"))
+    assert run(monkeypatch, "resume", "demo") == 3
+    assert "has ended (Failed)" in capsys.readouterr().err

@@ -149,6 +149,25 @@ def test_a_preflight_and_a_waiting_job_say_so() -> None:
     assert "WaitingForJob: waits for the output of job base (Running)" in shown
 
 
+def test_attempts_and_the_checkpoint_are_shown_with_what_comes_next() -> None:
+    waits = {
+        "type": "Running", "status": "False", "reason": "RetryWaiting",
+        "message": "attempt 2 begins after 2026-01-01T00:00:10Z",
+    }  # fmt: skip
+    status = {
+        "state": "Retrying", "conditions": [waits],
+        "attempts": [{
+            "number": 1, "job": "demo-1", "state": "Failed", "reason": "NodeLost", "exitCode": 143,
+            "node": "gpu-7", "startStep": 40, "endStep": 52,
+        }],
+        "checkpoint": {"step": 50, "uri": "s3://b/checkpoints/u/1-50", "sizeBytes": 2048},
+    }  # fmt: skip
+    shown = text(summary(job(status), NOW))
+    assert "RetryWaiting: attempt 2 begins after" in shown
+    assert "1: Failed, NodeLost, exit code 143, on gpu-7, from step 40, step 52" in shown
+    assert "step 50, s3://b/checkpoints/u/1-50 (2" in shown
+
+
 def test_a_job_that_waits_says_why() -> None:
     waiting = {"type": "Running", "status": "False", "reason": "PodsPending", "message": "no GPU"}
     assert (
