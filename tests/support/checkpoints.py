@@ -1,13 +1,16 @@
 """Runs, identities and folders for tests of checkpoints: small, and without torch."""
 
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from finetune_api.run_file import RunFile
 from finetune_api.v1alpha1.output import Storage as StorageSpec
 from finetune_api.v1alpha1.reasons import Reason
-from finetune_trainer.checkpoints import CheckpointStore, Identity
+from finetune_trainer.checkpoints import CheckpointStore, Fence, Identity
 from finetune_trainer.environment import Environment
+from finetune_trainer.errors import TrainerError
 from finetune_trainer.storage import Place, Storage
 from support.jobs import spec
 
@@ -49,6 +52,23 @@ def claimed(output: Place, attempt: int = 1) -> CheckpointStore:
     store = CheckpointStore(output, run(attempt))
     store.claim()
     return store
+
+
+def claim_at_once(output: Place, attempts: int) -> None:
+    """Let attempts take the fence at the same moment, and see that the newest one has it."""
+    fences = [Fence(output, run(attempt)) for attempt in range(1, attempts + 1)]
+    with ThreadPoolExecutor(attempts) as pool:
+        refused = [reason for reason in pool.map(lambda f: _reason(f.take), fences) if reason]
+    assert set(refused) <= {Reason.FENCED}
+    assert [_reason(fence.require) for fence in fences] == [Reason.FENCED] * (attempts - 1) + [None]
+
+
+def _reason(action: Callable[[], object]) -> Reason | None:
+    try:
+        action()
+    except TrainerError as error:
+        return error.reason
+    return None
 
 
 def s3_place(uri: str, endpoint: str, secret: Path, **storage: str) -> Place:

@@ -10,7 +10,7 @@ from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.checkpoints import CheckpointStore, require_same
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.storage.local import LocalPlace
-from support.checkpoints import about, checkpoint, claimed
+from support.checkpoints import about, checkpoint, claim_at_once, claimed
 
 
 @pytest.fixture
@@ -163,3 +163,32 @@ def test_a_store_without_conditional_writes_is_warned_about(
     monkeypatch.setattr(LocalPlace, "replace", overwrite)
     claimed(output, 2)
     assert "ignores conditions" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("of", "to"),
+    [
+        ('"uid": "11111111-aaaa"', '"uid": "11111111-bbbb"'),
+        ('"path": "weights.safetensors"', '"path": "../1-40/weights.safetensors"'),
+        ('"path": "weights.safetensors"', '"path": "/etc/passwd"'),
+        ('"step": 40', '"step": 41'),
+        ('"kind": "CheckpointManifest"', '"kind": "OutputManifest"'),
+    ],
+)
+def test_a_manifest_that_is_not_this_jobs_own_is_not_believed(
+    output: LocalPlace, tmp_path: Path, of: str, to: str
+) -> None:
+    store = claimed(output)
+    for step in (20, 40):
+        publish(store, tmp_path, step)
+    manifest = output.path / "checkpoints" / "11111111" / "1-40" / "manifest.json"
+    content = manifest.read_text()
+    assert of in content
+    manifest.write_text(content.replace(of, to))
+    found = claimed(output, 2).newest(tmp_path / "got")
+    assert found is not None
+    assert found.manifest.step == 20
+
+
+def test_of_many_that_claim_at_once_the_newest_attempt_stays(output: LocalPlace) -> None:
+    claim_at_once(output, 8)

@@ -4,6 +4,7 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,15 @@ from finetune_trainer.checkpoints import BackgroundPublisher, background
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.selection import Selection, sha256
 from finetune_trainer.storage import Place, again, client, s3
-from support.checkpoints import about, checkpoint, claimed, s3_place, weights, write_secret
+from support.checkpoints import (
+    about,
+    checkpoint,
+    claim_at_once,
+    claimed,
+    s3_place,
+    weights,
+    write_secret,
+)
 from support.hostile_s3 import Fault, HostileS3, Request
 
 BUCKET = "trainer"
@@ -315,3 +324,19 @@ def test_a_key_that_may_not_tidy_up_may_still_publish(
         store.publish(checkpoint(tmp_path / "20", 20), 20, about())
     assert "unfinished checkpoints were not removed" in caplog.text
     assert claimed(place, 2).newest(tmp_path / "got") is not None
+
+
+def test_of_many_that_claim_at_once_the_newest_attempt_stays(place: Place) -> None:
+    claim_at_once(place, 8)
+
+
+def test_a_conditional_write_that_met_another_one_is_sent_again(
+    proxy: HostileS3, hasty: int, place: Place
+) -> None:
+    conflict = Fault("status", is_upload, code="ConditionalRequestConflict", status=409, times=1)
+    with proxy.fault(conflict):
+        assert place.put_new("manifest.json", b"x")
+    assert len(proxy.seen) == hasty
+    with proxy.fault(replace(conflict, times=9)), pytest.raises(TrainerError) as caught:
+        place.put_new("other.json", b"x")
+    assert caught.value.reason is Reason.STORAGE_UNAVAILABLE

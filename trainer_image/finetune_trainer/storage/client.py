@@ -70,6 +70,7 @@ def make_client(spec: StorageSpec, environment: Environment) -> S3Client:
             verify=str(environment.ca_bundle) if environment.ca_bundle else None,
             config=_config(spec),
         )
+    client.meta.events.register("needs-retry.s3.PutObject", _pause_of_conflict)
     if spec.checksums == "WhenRequired":
         _guard_uploads_with_md5(client)
     return client
@@ -91,6 +92,17 @@ def _session(credentials: Path | None) -> Foreign:
     session = botocore.session.get_session()
     session.register_component("credential_provider", resolver)
     return boto3.session.Session(botocore_session=session)
+
+
+def _pause_of_conflict(
+    response: tuple[Foreign, Foreign] | None, attempts: int, **_: Foreign
+) -> float | None:
+    """Seconds until a conditional write is sent again that met another one; None for the rest."""
+    # Not decided, unlike a 412: the store asks for the same request again, and boto3 gives up.
+    code = response[1].get("Error", {}).get("Code") if response else None
+    if code != "ConditionalRequestConflict" or attempts >= ATTEMPTS:
+        return None
+    return float(0.1 * 2**attempts)
 
 
 def _guard_uploads_with_md5(client: S3Client) -> None:
