@@ -29,8 +29,8 @@ from finetune_trainer.__main__ import run_file
 from finetune_trainer.environment import Environment
 from finetune_trainer.progress import Reporter
 from finetune_trainer.run_input import RunInput
-from support.jobs import manifest, spec
-from support.preference_data import preferences
+from support.jobs import ABSENT, manifest, spec
+from support.preference_data import judgements, preferences
 from support.taste import taste_model
 from support.tiny_models import pairs, tiny_model, write_jsonl
 
@@ -151,18 +151,24 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     tiny_model(folder / "policy", hidden=32, layers=1, positions=128)
     taste_model(folder / "taste", AutoTokenizer.from_pretrained(folder / "policy"))
+    tiny_model(folder / "teacher", hidden=64, layers=1, positions=128, seed=3)
+    tiny_model(folder / "bert", "bert", hidden=32, layers=1)
     write_jsonl(folder / "pairs.jsonl", pairs(34))
+    texts = [{"text": each["prompt"] + each["completion"]} for each in pairs(34)]
+    write_jsonl(folder / "texts.jsonl", texts)
+    write_jsonl(folder / "judgements.jsonl", judgements(34))
     write_jsonl(folder / "prompts.jsonl", pairs(14))
     write_jsonl(folder / "preferences.jsonl", preferences(34))
-    for method in ("SFT", "DPO", "PPO", "GRPO"):
+    for method in ("SFT", "DPO", "PPO", "GRPO", "RLOO", "Distillation", "KTO"):
         recipes.load(method, "text-generation")
+    recipes.load("SFT", "fill-mask")
     return folder
 
 
 def job(models: Path, data: str, steps: int, **changes: Any) -> dict[str, Any]:
     """Two held-out rows, rows of unlike length, batches of 4 in passes of 2, a save every step."""
     return {
-        "model.source": f"file://{models}/policy",
+        "model": {"source": f"file://{models}/policy"},
         "data.train": [{"source": f"file://{models}/{data}.jsonl"}],
         "data.evaluation": {"fraction": 0.1},
         "training.batchSize": 4,
@@ -170,52 +176,69 @@ def job(models: Path, data: str, steps: int, **changes: Any) -> dict[str, Any]:
         "training.maxSteps": steps,
         "training.learningRate": 3e-3,
         "training.logEverySteps": 1,
-        "tuning.type": "LoRA",
+        "tuning": {"type": "LoRA"},
         "tuning.lora": {"rank": 4, "dropout": 0.1},
         "checkpoints.everySteps": 1,
         **{name.replace("__", "."): value for name, value in changes.items()},
     }
 
 
-ONLINE: dict[str, Any] = {"generation": {"maxNewTokens": 6}}
+@dataclass(frozen=True)
+class Case:
+    """A job that is killed in the middle; 31 rows in batches of 4 are 8 steps a pass.
+
+    Attributes:
+        data: Name of its file.
+        steps: All of them.
+        kill: The step at which it is killed.
+        changes: Of the spec; `MODELS` in a value stands for the folder of the models.
+    """
+
+    data: str
+    steps: int
+    kill: int
+    changes: dict[str, Any]
+
+    def spec(self, models: Path) -> dict[str, Any]:
+        """The changes of the minimal spec."""
+        text = json.dumps({n: v for n, v in self.changes.items() if v is not ABSENT})
+        changes = json.loads(text.replace("MODELS", f"file://{models}"))
+        absent = {name: ABSENT for name, value in self.changes.items() if value is ABSENT}
+        return job(models, self.data, self.steps) | changes | absent
 
 
-def case(name: str, models: Path) -> tuple[dict[str, Any], int]:
-    """A job and the step at which it is killed; 31 rows in batches of 4 are 8 steps a pass."""
-    taste = f"file://{models}/taste"
-    if name == "SFT":
-        return job(models, "pairs", 20), 11
-    if name == "at the end of a pass":
-        return job(models, "pairs", 18), 8
-    if name == "packed":
-        packed = {"data.packing": "Enabled", "data.maxLength": 128}
-        return job(models, "pairs", 10) | packed, 4
-    if name == "full, stops early":
-        stopping = {"training.earlyStopping": {"patience": 2, "threshold": 0.5}}
-        every = {"training.evaluateEverySteps": 2, "tuning.type": "Full"}
-        changes = job(models, "pairs", 40) | stopping | every
-        del changes["tuning.lora"]
-        return changes, 5
-    if name == "AdaLoRA":
-        changes = job(models, "pairs", 20) | {"tuning.type": "AdaLoRA"}
-        del changes["tuning.lora"]
-        return changes | {"tuning.adalora": {"initialRank": 6, "targetRank": 2}}, 7
-    if name == "PiSSA":
-        lora = {"rank": 4, "variant": "PiSSA"}
-        return job(models, "pairs", 8) | {"tuning.lora": lora}, 4
-    if name == "DPO":
-        return job(models, "preferences", 18, method={"type": "DPO"}), 10
-    if name == "PPO":
-        block = {**ONLINE, "rewardModel": taste, "klTarget": 3.0, "minibatches": 2, "epochs": 2}
-        return job(models, "prompts", 7, method={"type": "PPO", "ppo": block}), 5
-    block = {**ONLINE, "rewardModel": taste, "answersPerPrompt": 4, "beta": 0.05}
-    return job(models, "prompts", 7, method={"type": "GRPO", "grpo": block}), 4
+def online(kind: str, **block: Any) -> dict[str, Any]:
+    """A method whose model answers."""
+    return {"method": {"type": kind, kind.lower(): {"generation": {"maxNewTokens": 6}, **block}}}
 
 
-CASES = (
-    "SFT", "at the end of a pass", "packed", "full, stops early", "AdaLoRA", "PiSSA", "DPO", "PPO",
-    "GRPO",
-)  # fmt: skip
+def full(changes: dict[str, Any]) -> dict[str, Any]:
+    """All weights."""
+    return {"tuning": {"type": "Full"}, "tuning.lora": ABSENT, **changes}
+
+
+GROUP = {"rewardModel": "MODELS/taste", "answersPerPrompt": 4, "beta": 0.05}
+PPO = {"rewardModel": "MODELS/taste", "klTarget": 3.0, "minibatches": 2, "epochs": 2}
+ADALORA = {"initialRank": 6, "targetRank": 2}
+STOPPING = {"training.earlyStopping": {"patience": 2, "threshold": 0.5}}
+CASES = {
+    "SFT": Case("pairs", 20, 11, {}),
+    "at the end of a pass": Case("pairs", 18, 8, {}),
+    "packed": Case("pairs", 10, 4, {"data.packing": "Enabled", "data.maxLength": 128}),
+    "full, stops early": Case("pairs", 40, 5, full({"training.evaluateEverySteps": 2, **STOPPING})),
+    "AdaLoRA": Case(
+        "pairs", 20, 7, {"tuning": {"type": "AdaLoRA", "adalora": ADALORA}, "tuning.lora": ABSENT}
+    ),
+    "PiSSA": Case("pairs", 8, 4, {"tuning.lora": {"rank": 4, "variant": "PiSSA"}}),
+    "streamed": Case("pairs", 12, 9, {"data.streaming": True, "data.evaluation": ABSENT}),
+    "fill-mask": Case("texts", 14, 10, {"model": {"source": "MODELS/bert", "task": "fill-mask"}}),
+    "DPO": Case("preferences", 18, 10, {"method": {"type": "DPO"}}),
+    "KTO": Case("judgements", 12, 7, {"method": {"type": "KTO"}}),
+    "PPO": Case("prompts", 7, 5, online("PPO", **PPO)),
+    "GRPO": Case("prompts", 7, 4, online("GRPO", **GROUP)),
+    "RLOO": Case("prompts", 7, 4, online("RLOO", **GROUP)),
+    "Distillation": Case("prompts", 7, 5, online("Distillation", teacher="MODELS/teacher")),
+}
 
 
 def places(tmp_path: Path) -> Iterator[Path]:
@@ -230,7 +253,7 @@ def to(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_killed_run_ends_as_the_undisturbed_one(name: str, models: Path, tmp_path: Path) -> None:
-    changes, at = case(name, models)
+    changes, at = CASES[name].spec(models), CASES[name].kill
     whole_folder, folder = places(tmp_path)
     whole = Attempt(whole_folder, to(whole_folder, changes))
     status, report, _ = whole.run()
@@ -329,3 +352,25 @@ def test_a_changed_job_is_not_resumed(models: Path, tmp_path: Path) -> None:
     assert report.reason is Reason.RESUME_INCOMPATIBLE
     assert "tuning.lora.rank: 4 in the checkpoint, 8 now" in report.message
     assert "settings.seed: 42 in the checkpoint, 7 now" in report.message
+
+
+def test_a_smaller_micro_batch_goes_on_with_the_same_rows(models: Path, tmp_path: Path) -> None:
+    """Sums are taken in another order then, so losses agree but not to the bit."""
+    changes = job(models, "pairs", 12) | {"tuning.lora": {"rank": 4}}
+    whole_folder, folder = places(tmp_path)
+    whole = Attempt(whole_folder, to(whole_folder, changes))
+    assert whole.run()[0] == 0
+    killed = Attempt(folder, to(folder, changes))
+    assert killed.run(kill_at(6, folder))[0] == -signal.SIGKILL
+    again = replace(killed, number=2, divisor=2)
+    status, report, _ = again.run()
+    assert status == 0, report
+    assert report is not None
+    assert report.resumed is not None
+    assert report.resumed.step == 5
+    resolved = json.loads(again.text("resolved.json") or "")["resolved"]
+    (micro,) = [each for each in resolved if each["field"] == "training.microBatchSize"]
+    assert micro["value"] == "1"
+    assert "memory ran out" in micro["why"]
+    losses = [[entry["loss"] for entry in each.log()] for each in (again, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

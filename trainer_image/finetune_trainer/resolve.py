@@ -4,7 +4,7 @@ Used by the recipes; the result is shown in `status.resolved` and kept in the ma
 measured here and no library is asked.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from finetune_api.meta import AUTO
@@ -23,6 +23,7 @@ MICRO_BATCH_CAP = 8
 TOKENS_A_PASS = 16384
 MANY_ROWS = 10_000
 LOG_ENTRIES = 100
+_MICRO_BATCH = "training.microBatchSize"
 FULL_WEIGHT_DECAY = 0.01
 
 
@@ -133,6 +134,28 @@ def resolve(
     return settings, notes.list
 
 
+def divided(
+    settings: Settings, resolved: list[Resolved], divisor: int
+) -> tuple[Settings, list[Resolved]]:
+    """The same steps in smaller passes, after memory ran out in an earlier attempt.
+
+    Args:
+        settings: As they were resolved.
+        resolved: What was chosen.
+        divisor: Of the micro-batch; the rows of a step stay what they are.
+    """
+    whole = settings.micro_batch_size
+    if divisor == 1:
+        return settings, resolved
+    micro = max(size for size in range(1, max(1, whole // divisor) + 1) if whole % size == 0)
+    why = f"of {whole}, because memory ran out in an earlier attempt; the rows of a step stay"
+    if micro == whole:
+        why = "memory ran out in an earlier attempt, but a pass cannot be smaller"
+    kept = [each for each in resolved if each.field != _MICRO_BATCH]
+    note = Resolved(field=_MICRO_BATCH, value=str(micro), why=why)
+    return replace(settings, micro_batch_size=micro), [*kept, note]
+
+
 def _device(spec: FineTuneJobSpec, machine: Machine, notes: _Notes) -> str:
     wanted = spec.resources.gpus_per_node > 0
     if wanted and machine.device == "cuda":
@@ -198,7 +221,7 @@ def _micro_batch_size(training: Training, batch: int, max_length: int, notes: _N
     limit = max(1, min(MICRO_BATCH_CAP, TOKENS_A_PASS // max_length))
     micro = max(size for size in range(1, limit + 1) if batch % size == 0)
     why = f"passes a step: {batch // micro}; at most {limit} rows of {max_length} tokens a pass"
-    notes.add("training.microBatchSize", micro, why)
+    notes.add(_MICRO_BATCH, micro, why)
     return micro
 
 

@@ -1,7 +1,8 @@
 """The same trainings by the trainers of TRL and transformers as they come, from raw rows.
 
-Nothing of ours is used here: models, tokenizers, adapters and arguments are spelled out as a user of the
-libraries would write them, with the values that `ours` gives in our words.
+Nothing of ours is used here but the draws, so that both sides see the same rows in the same order:
+models, tokenizers, adapters and arguments are spelled out as a user of the libraries would write them,
+with the values that `ours` gives in our words.
 """
 
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from trl import (
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
+from finetune_trainer.resume.sampling import EpochSeeded
 from invariant.parity.curves import Curve
 from invariant.parity.workplace import SEED, Row, Workplace, shuffled
 
@@ -182,6 +184,21 @@ def with_lengths(rows: Sequence[Row], words: Any) -> list[Row]:
 def curve(trainer: Any) -> Curve:
     """What it logs, step by step."""
     trainer.remove_callback(PrinterCallback)
+    _take_our_order(trainer)
     trainer.train()
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     return Curve([entry["loss"] for entry in log], [entry["grad_norm"] for entry in log])
+
+
+def _take_our_order(trainer: Any) -> None:
+    """Give the peer's sampler our draws: what is compared is what is learnt from the same rows.
+
+    Its own are those of the global generator, which cannot be resumed.
+    """
+    theirs = trainer._get_train_sampler
+
+    def ours(*arguments: Any, **named: Any) -> EpochSeeded:
+        sampler = theirs(*arguments, **named)
+        return EpochSeeded(sampler, SEED, lambda: round(trainer.state.epoch or 0))
+
+    trainer._get_train_sampler = ours

@@ -23,6 +23,7 @@ from transformers import (
     set_seed,
 )
 
+from finetune_trainer.resume.randomness import seed_of
 from invariant.parity.curves import Curve
 from invariant.parity.stock import common, curve, lora
 from invariant.parity.workplace import SEED, Row, Workplace
@@ -91,10 +92,22 @@ def fill_mask(place: Workplace, rows: Sequence[Row]) -> Curve:
         model=get_peft_model(loaded(place, AutoModelForMaskedLM), attention(None)),
         args=TrainingArguments(**common(place), remove_unused_columns=False),
         train_dataset=Dataset.from_dict({name: encoded[name] for name in columns}),
-        data_collator=DataCollatorForLanguageModeling(words, mlm_probability=0.15, seed=SEED),
+        data_collator=OurDraws(words, mlm_probability=0.15, seed=SEED),
         processing_class=words,
     )
     return curve(trainer)
+
+
+class OurDraws(DataCollatorForLanguageModeling):
+    """The collator of the library, whose seed is ours for each batch: a run can go on from any of them."""
+
+    batches = 0
+
+    def torch_call(self, examples: list[Any]) -> dict[str, Any]:
+        """A batch with hidden tokens."""
+        self.seed, self.generator = seed_of(SEED, self.batches), None
+        self.batches += 1
+        return dict(super().torch_call(examples))
 
 
 def encoder(place: Workplace) -> Any:

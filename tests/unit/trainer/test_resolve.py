@@ -8,7 +8,7 @@ from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.data.length import choose_max_length
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.resolve import Machine, Settings, resolve
+from finetune_trainer.resolve import Machine, Settings, divided, resolve
 from support.jobs import spec as spec_dict
 
 CPU = Machine("cpu")
@@ -181,3 +181,19 @@ def test_max_length_beyond_the_model() -> None:
     with pytest.raises(TrainerError, match="is 513, but the model has 512") as caught:
         choose_max_length(513, [1], 512)
     assert caught.value.reason is Reason.INVALID_SPEC
+
+
+@pytest.mark.parametrize(
+    ("micro", "divisor", "expected"), [(8, 2, 4), (8, 4, 2), (6, 2, 3), (6, 4, 1), (1, 2, 1)]
+)
+def test_after_memory_ran_out_a_pass_is_smaller_and_the_step_is_not(
+    micro: int, divisor: int, expected: int
+) -> None:
+    spec = spec_dict({"training.batchSize": 24, "training.microBatchSize": micro})
+    found = resolve(FineTuneJobSpec.model_validate(spec), CPU, 1000, 128)
+    smaller, notes = divided(*found, divisor)
+    assert (smaller.micro_batch_size, smaller.accumulation) == (expected, 24 // expected)
+    assert smaller.batch_size == 24
+    (note,) = [each for each in notes if each.field == "training.microBatchSize"]
+    assert note.value == str(expected)
+    assert divided(*found, 1) == found

@@ -65,7 +65,8 @@ def logits(net: Any) -> torch.Tensor:
 def test_pissa_with_two_rates_on_pairs(start: Start, laptop: Any, model_folder: Path) -> None:
     lora = {"variant": "PiSSA", "learningRateRatio": 4, "rank": 8, "alpha": 16}
     dpo = {"beta": 0.5, "reference": {"precompute": False}}
-    report = start({"lora": lora}, method={"type": "DPO", "dpo": dpo})
+    training = {**TRAINING, "learningRate": 1e-3}
+    report = start({"lora": lora}, method={"type": "DPO", "dpo": dpo}, training=training)
     figures = report.evaluation
     # With the adapter off, the policy is its reference, though it does not start at nothing.
     assert float(figures.loss_before) == pytest.approx(0.6931, abs=1e-3)

@@ -19,7 +19,7 @@ from finetune_trainer.recipes import foresight
 from finetune_trainer.recipes.recipe import Ready, Recipe
 from finetune_trainer.recipes.returned import Returned, verify_returned
 from finetune_trainer.recipes.session import Session, Trained
-from finetune_trainer.resolve import Machine
+from finetune_trainer.resolve import Machine, divided
 from finetune_trainer.resume import checkpointing
 from finetune_trainer.tuning import companion as companions
 from finetune_trainer.tuning import virtual_tokens
@@ -48,7 +48,7 @@ def run(recipe: Recipe, context: Context) -> Report:
     manifest = publish.make_manifest(
         context.run, context.base, place, files, facts, verification, trained.labels
     )
-    report = publish.write_manifest(context.output, context.run, manifest)
+    report = publish.write_manifest(context.output, context.run, manifest, trained.fence)
     checkpointing.clear(context)
     return report
 
@@ -75,7 +75,8 @@ def prepare(recipe: Recipe, context: Context, machine: Machine | None = None) ->
     tokenizer = model.load_tokenizer(base.tokenizer, base.uri, spec.data.chat_template)
     padding = recipe.pad(tokenizer)
     data = keep_contract(recipe.prepare(context, tokenizer, config), context, tokenizer)
-    settings, chosen = recipe.resolve(spec, machine, data)
+    divisor = context.run.micro_batch_divisor
+    settings, chosen = divided(*recipe.resolve(spec, machine, data), divisor)
     resolved = [*context.resolved, *context.examples.resolved, *data.resolved, *padding, *chosen]
     resolved = foresight.hedged(resolved, machine)
     ready = Ready(context, tokenizer, config, data, settings, resolved)

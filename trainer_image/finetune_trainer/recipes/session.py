@@ -11,6 +11,7 @@ from transformers import set_seed
 
 from finetune_api.v1alpha1.status import Evaluation, Metric, Plan, Resolved
 from finetune_trainer import heads, model, processes, samples, save, verify
+from finetune_trainer.checkpoints import Fence
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.model_card import Facts
 from finetune_trainer.recipes.recipe import Ready, Recipe
@@ -28,13 +29,23 @@ from finetune_trainer.watch import Measures, Watch, Watched
 
 @dataclass(frozen=True)
 class Trained:
-    """What is left of training once the model is freed; its files lie in the output folder."""
+    """What is left of training once the model is freed; its files lie in the output folder.
+
+    Attributes:
+        plan: Counts.
+        resolved: What was chosen.
+        evaluation: Figures before and after.
+        reference: What the published model must say.
+        labels: Names of the classes, if the model has any.
+        fence: The right to write to the output, if this run took it.
+    """
 
     plan: Plan
     resolved: list[Resolved]
     evaluation: Evaluation | None
     reference: verify.Reference
     labels: list[str] | None
+    fence: Fence | None = None
 
 
 class Session:
@@ -131,7 +142,8 @@ class Session:
         facts = Facts(ready.context.run, base, resolved, plan, evaluation, labels)
         save.save_records(folder, facts)
         samples.write(folder, tokenizer, self._questions, before.answers, after.answers)
-        return Trained(plan, resolved, evaluation, reference, labels)
+        fence = self._saving.fence if self._saving else None
+        return Trained(plan, resolved, evaluation, reference, labels, fence)
 
     def close(self) -> None:
         """End without an output."""

@@ -26,7 +26,7 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluation import TokenLoss, mean_loss
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
 from finetune_trainer.recipes.recipe import Ready, Recipe, given
-from finetune_trainer.resolve import Machine, Settings, resolve
+from finetune_trainer.resolve import Machine, Settings, divided, resolve
 from finetune_trainer.resume.trainer import Resumable
 from finetune_trainer.sanity import KnownAnswer, before_first_step
 from finetune_trainer.watch import Measures, Watch
@@ -96,7 +96,8 @@ class SFT(Recipe):
     def _unpacked(self, ready: Ready, found: isolation.Isolation) -> Ready:
         data = replace(ready.data, packed=None)
         machine = model.machine(laptop=ready.context.laptop)
-        settings, chosen = self.resolve(ready.spec, machine, data)
+        divisor = ready.context.run.micro_batch_divisor
+        settings, chosen = divided(*self.resolve(ready.spec, machine, data), divisor)
         chosen.append(Resolved(field="data.packing", value="Disabled", why=str(found)))
         again = {choice.field for choice in chosen}
         kept = [choice for choice in ready.resolved if choice.field not in again]

@@ -18,6 +18,7 @@ from finetune_trainer import processes, termination
 from finetune_trainer.checkpoints import (
     BackgroundPublisher,
     CheckpointStore,
+    Fence,
     Found,
     Identity,
     require_same,
@@ -59,6 +60,11 @@ class Checkpointing:
         self._last = 0
         self._found: Found | None = None
         self.waited = 0.0
+
+    @property
+    def fence(self) -> Fence | None:
+        """The right to write to the output, if it was taken."""
+        return self._store.fence if self._kept and processes.is_main() else None
 
     def open(self) -> Path | None:
         """Take over the job's checkpoints; returns the newest one's folder, or None without any.
