@@ -61,11 +61,13 @@ class Store:
         return next((each for each in self.children.of(job.key) if each.name == wanted), None)
 
     def _older(self, job: JobFacts) -> tuple[ChildJob, ...]:
-        """Jobs of attempts that have ended by the status, and not by themselves."""
+        """Jobs of ended attempts that did not end by themselves, or that no list names any more."""
         found = [each for each in self.children.of(job.key) if each.is_of(job)]
+        oldest = min((each.number for each in job.status.attempts or ()), default=1)
         return tuple(
-            each for each in found if not each.finished and each.attempt < job.attempt_number
-        )
+            each for each in found
+            if each.attempt < oldest or (not each.finished and each.attempt < job.attempt_number)
+        )  # fmt: skip
 
     def _older_pods(self, job: JobFacts) -> tuple[Pod, ...]:
         if not job.between_attempts:

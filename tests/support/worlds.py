@@ -92,9 +92,9 @@ class World:
     def _stop(self, found: ChildJob) -> None:
         """As with foreground deletion: pods are told to stop, and the Job stays until they are gone."""
         self.stopped.append(found.name)
-        mine = [each for each in self.pods.values() if each.job == found.name]
+        mine = [each for each in self.pods.values() if each.job == found.name and not each.over]
         if not mine:
-            del self.jobs[found.name]
+            self.end(found.name)
             return
         self.jobs[found.name] = ChildJob(
             **{**vars(found), "deleting": True, "resource_version": found.resource_version + 1}

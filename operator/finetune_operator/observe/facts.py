@@ -244,7 +244,8 @@ class Facts:
         pods: The pods of this child, by index.
         preflight: The Job that checks the input before, or what stands in its place.
         preflight_pods: The pods of that one.
-        older: Jobs of former attempts that have not ended by themselves.
+        older: Jobs of former attempts that are not wanted any more: they have not ended by
+            themselves, or the status no longer lists them.
         older_pods: Pods of former attempts, between two attempts.
         sources: The jobs that this one waits for, those that they wait for, and so on, by name.
         obstacle: What keeps the job from going on, in the words of the API server or of a

@@ -33,6 +33,8 @@ WORDS: dict[str, str] = {
     Reason.PREFLIGHT_RUNNING: "Preflight",
     Reason.WAITING_FOR_QUEUE: "Queued",
     Reason.RETRY_WAITING: "Retrying",
+    Reason.HANG: "Retrying",
+    Reason.NODE_LOST: "Retrying",
 }
 
 

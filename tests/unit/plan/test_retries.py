@@ -198,6 +198,15 @@ def test_progress_is_counted_from_where_the_attempt_began() -> None:
     assert world.status.retries.without_progress == 1
 
 
+def test_the_jobs_of_attempts_that_are_no_longer_listed_are_removed() -> None:
+    """A job on spot machines must not leave a thousand Jobs and pods behind."""
+    world = World()
+    assert fail_until_final(world, Reason.PREEMPTED, step=1, most=30) == 30
+    listed = [f"demo-{number}" for number, _, _ in world.attempts]
+    assert list(world.jobs) == listed
+    assert list(world.pods) == listed[:-1]
+
+
 # -- the ledger ----------------------------------------------------------------------------------
 
 
