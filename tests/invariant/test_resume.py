@@ -8,6 +8,7 @@ same to the bit.
 import io
 import json
 import os
+import random
 import signal
 import time
 import traceback
@@ -146,6 +147,18 @@ def kill_at(step: int, folder: Path) -> Act:
     return act
 
 
+def kill_at_record(number: int) -> Act:
+    """Kills this process once it has told so much."""
+    seen: list[ProgressRecord] = []
+
+    def act(record: ProgressRecord) -> None:
+        seen.append(record)
+        if len(seen) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return act
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
@@ -279,6 +292,29 @@ def test_a_killed_run_ends_as_the_undisturbed_one(name: str, models: Path, tmp_p
         assert again.text(file) == whole.text(file)
     # What is no longer needed is gone.
     assert not list((folder / "out" / "checkpoints").glob("**/*.safetensors"))
+
+
+def test_twenty_kills_anywhere_change_nothing(models: Path, tmp_path: Path) -> None:
+    """At random records: while data and model are loaded, in the first evaluation, in steps."""
+    changes = job(models, "pairs", 90, checkpoints__everySteps=2)
+    whole_folder, folder = places(tmp_path)
+    whole = Attempt(whole_folder, to(whole_folder, changes))
+    assert whole.run()[0] == 0
+
+    chance, begun = random.Random(7), []  # noqa: S311
+    for number in range(1, 21):
+        attempt = Attempt(folder, to(folder, changes), number)
+        status, _, records = attempt.run(kill_at_record(chance.randint(1, 16)))
+        assert status == -signal.SIGKILL
+        begun += [records[-1].resumed.step] if records[-1].resumed else []
+    last = Attempt(folder, to(folder, changes), 21)
+    status, report, _ = last.run()
+    assert status == 0, report
+    # What was reached is never lost.
+    assert begun == sorted(begun)
+    assert begun[-1] > 15
+    assert (last.weights(), last.log()) == (whole.weights(), whole.log())
+    assert last.text("evaluation.json") == whole.text("evaluation.json")
 
 
 def test_sigterm_in_training_saves_the_step_and_exits_143(models: Path, tmp_path: Path) -> None:

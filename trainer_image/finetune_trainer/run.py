@@ -19,6 +19,7 @@ from finetune_trainer.data.load import Examples, load
 from finetune_trainer.environment import Environment
 from finetune_trainer.output_manifest import find_published
 from finetune_trainer.progress import Reporter
+from finetune_trainer.resume import checkpointing
 from finetune_trainer.run_input import RunInput
 from finetune_trainer.sources import FoundModel
 from finetune_trainer.storage import Storage
@@ -60,6 +61,7 @@ def execute(given: RunInput, environment: Environment, reporter: Reporter) -> Re
     published = find_published(start.output, given.run.job)
     if published:
         # Killed between the manifest and the report, and started again: the work is done.
+        checkpointing.clear(start.output, given.run)
         return published
     found = start.check()
     importing = RecipeImport(given.run.spec.method.type, given.run.spec.model.task)
@@ -138,7 +140,7 @@ class _Start:
 
 def _fresh(scratch: Path) -> Path:
     # A restarted container finds what the former one left in the pod's scratch volume.
-    for name in ("data", "model", "output", "trainer", "verify"):
+    for name in ("data", "model", "output", "trainer", "verify", "checkpoints"):
         shutil.rmtree(scratch / name, ignore_errors=True)
     scratch.mkdir(parents=True, exist_ok=True)
     return scratch

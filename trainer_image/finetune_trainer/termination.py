@@ -71,7 +71,8 @@ def deferred(allowance: Allowance) -> Iterator[None]:
 
     Args:
         allowance: Asked when it comes: for how many seconds the work may go on before it must ask
-            `requested`. Then, or at once if it is none, `StopRequestedError` is raised all the same.
+            `requested`. Then, or at once if it is none, `StopRequestedError` is raised all the same,
+            as it is at the end of the work if nobody has seen to it.
     """
     before, _state.allowance = _state.allowance, allowance
     try:
@@ -79,6 +80,8 @@ def deferred(allowance: Allowance) -> Iterator[None]:
     finally:
         _state.allowance = before
         heed()
+    if _state.request:
+        _raise(_state.request.name)
 
 
 @contextmanager

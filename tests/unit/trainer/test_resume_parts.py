@@ -225,17 +225,29 @@ class TestStops:
             send()
 
     def test_it_waits_for_the_step(self) -> None:
+        seen: list[str] = []
+        with pytest.raises(StopRequestedError):
+            self.work(seen)
+        assert seen == ["SIGTERM"]
+
+    def work(self, seen: list[str]) -> None:
         with termination.deferred(lambda: 5.0):
             send()
             request = termination.requested()
-        assert request is not None
-        assert request.name == "SIGTERM"
+            seen += [request.name] if request else []
 
     def test_a_second_one_does_not_wait(self) -> None:
+        seen: list[str] = []
+        with pytest.raises(StopRequestedError):
+            self.go_on_twice(seen)
+        assert seen == ["once"]
+
+    def go_on_twice(self, seen: list[str]) -> None:
         with termination.deferred(lambda: 5.0):
             send()
-            with pytest.raises(StopRequestedError):
-                send()
+            seen.append("once")
+            send()
+            seen.append("twice")
 
     def test_a_step_that_takes_too_long_is_given_up(self) -> None:
         begin = time.monotonic()
@@ -256,7 +268,13 @@ class TestStops:
             send()
 
     def test_an_evaluation_does_not_begin_after_it(self) -> None:
+        seen: list[str] = []
+        with pytest.raises(StopRequestedError):
+            self.evaluate_late(seen)
+        assert not seen
+
+    def evaluate_late(self, seen: list[str]) -> None:
         with termination.deferred(lambda: 5.0):
             send()
-            with pytest.raises(StopRequestedError), termination.at_once():
-                raise AssertionError
+            with termination.at_once():
+                seen.append("begun")

@@ -49,7 +49,7 @@ def run(recipe: Recipe, context: Context) -> Report:
         context.run, context.base, place, files, facts, verification, trained.labels
     )
     report = publish.write_manifest(context.output, context.run, manifest, trained.fence)
-    checkpointing.clear(context)
+    checkpointing.clear(context.output, context.run)
     return report
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from finetune_api.meta import AUTO
+from finetune_api.run_file import RunFile
 from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer import processes, termination
 from finetune_trainer.checkpoints import (
@@ -26,6 +27,7 @@ from finetune_trainer.checkpoints import (
 from finetune_trainer.context import Context
 from finetune_trainer.errors import StopRequestedError, TrainerError
 from finetune_trainer.resume.pace import MARGIN_SECONDS, SHARE, Pace
+from finetune_trainer.storage import Place
 
 logger = logging.getLogger(__name__)
 
@@ -180,11 +182,11 @@ class Checkpointing:
         return self._pace.allowance(self._context.run.grace_seconds, seconds)
 
 
-def clear(context: Context) -> None:
+def clear(output: Place, run: RunFile) -> None:
     """Remove the checkpoints of a job whose output is published, unless it wants some kept."""
-    if context.run.spec.checkpoints.keep is not None or not processes.is_main():
+    if run.spec.checkpoints.keep is not None or not processes.is_main():
         return
     try:
-        CheckpointStore(context.output, context.run).clear()
+        CheckpointStore(output, run).clear()
     except TrainerError as error:
         logger.warning("the checkpoints are no longer needed but remain: %s", error.message)
