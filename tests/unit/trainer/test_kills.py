@@ -6,14 +6,18 @@ import select
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from queue import Empty
+from queue import Empty, Queue
 from typing import Literal
 
 import pytest
 
 from devcluster.s3 import S3Server
+from finetune_api.v1alpha1.reasons import Reason
+from finetune_trainer.checkpoints import BackgroundPublisher
+from finetune_trainer.errors import TrainerError
 from finetune_trainer.output_manifest import MANIFEST, OutputManifest
-from finetune_trainer.storage import Place
+from finetune_trainer.storage import Place, client
+from finetune_trainer.storage import s3 as parts
 from support import killed
 from support.checkpoints import checkpoint, claimed, s3_place, weights, write_secret
 from support.hostile_s3 import Fault, HostileS3, Request
@@ -130,7 +134,7 @@ def test_of_two_trainers_on_one_output_exactly_one_publishes(where: Where) -> No
         process.join(30)
     with pytest.raises(Empty):
         answers.get_nowait()
-    root = where.open()
+    root = s3_place(where.uri, where.endpoint, where.secret)
     for number in range(rounds):
         outcomes = {attempt: outcome for n, attempt, outcome in said if n == number}
         assert sorted(outcomes.values()) == ["Complete", "Fenced"], f"round {number}: {outcomes}"
@@ -144,6 +148,32 @@ def assert_whole(output: Place, winner: int) -> None:
     assert manifest.attempt == winner
     place = output.below(f"attempts/11111111-{winner}")
     assert place.read("adapter.safetensors") == f"attempt {winner}".encode()
+
+
+def test_a_store_killed_in_the_middle_of_an_upload_loses_nothing(
+    s3: S3Server, proxy: HostileS3, where: Where, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "ATTEMPTS", 2)
+    for name in ("PART_SIZE", "MULTIPART_THRESHOLD"):
+        monkeypatch.setattr(parts, name, killed.PART)
+    place = s3_place(where.uri, where.endpoint, where.secret)
+    store = claimed(place)
+    store.publish(checkpoint(tmp_path / "20", 20), 20, killed.about())
+    failures: Queue[TrainerError] = Queue()
+    publisher = BackgroundPublisher(store, failed=failures.put)
+    with proxy.fault(Fault("call instead", part(2), times=1, call=s3.kill)):
+        publisher.submit(checkpoint(tmp_path / "40", 40, 11), 40, killed.about())
+        assert failures.get(timeout=120).reason is Reason.STORAGE_UNAVAILABLE
+    s3.start()
+    s3.wait_ready()
+    newest = publisher.drain(120)
+    publisher.close()
+    assert newest is not None
+    assert newest.step == 40
+    found = claimed(place, 2).newest(tmp_path / "got")
+    assert found is not None
+    assert (found.folder / "weights.safetensors").read_bytes() == weights(40, 11)
+    assert_tidy(s3, place)
 
 
 def test_memory_does_not_grow_with_the_file(where: Where, s3: S3Server) -> None:
