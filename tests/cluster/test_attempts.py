@@ -3,15 +3,18 @@
 The trainer is a fake that ends as it is told to; the process node kills, evicts and stops for real.
 """
 
+import asyncio
 import json
+import signal
 import sys
 import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from finetune_operator.observe.facts import Key
-from finetune_operator.plan import hang
+from finetune_operator.plan import hang, under_way
 from support.fakes import apply, condition, run_until_killed
 from support.stack import Stack
 from support.tenant import Object, Tenant, conditions, until
@@ -256,6 +259,39 @@ async def test_a_hung_gang_is_killed_and_tried_again(
     assert [each["metadata"]["name"] for each in as_operator.children("jobs", "frozen")] == [
         "frozen-2"
     ]
+
+
+async def test_a_pod_whose_node_does_not_answer_is_given_up_in_a_stated_time(
+    stack: Stack, as_operator: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node's agent is frozen, its trainer runs on; the pod object stays as long as that."""
+    monkeypatch.setattr(under_way, "LOST_AFTER", timedelta(seconds=3))
+    changes = {"runPolicy": {"terminationGracePeriodSeconds": 1}}
+    apply(stack, "zombie", "resumes-1.5", **changes)
+    operator = asyncio.create_task(
+        run_until_killed(Key("team", "zombie"), sys.maxsize, follow=True)
+    )
+    await asyncio.to_thread(reached, as_operator, "zombie", 1)
+    [agent] = [each for each in stack.cluster.processes if each.name.startswith("node")]
+    [pod] = as_operator.children("pods", "zombie")
+    agent.signal(signal.SIGSTOP)
+    try:
+        name = pod["metadata"]["name"]
+        stack.cluster.kubectl("delete", "pod", name, "-n", "team", "--wait=false")
+        lost = lambda: as_operator.status("zombie")["attempts"][0].get("reason")  # noqa: E731
+        assert await asyncio.to_thread(until, lost, 30) == "NodeLost"
+        # The zombie's pod is still there, and the next attempt does not wait for it.
+        second = lambda: "zombie-2" in [  # noqa: E731
+            each["metadata"]["name"] for each in as_operator.children("jobs", "zombie")
+        ] or None  # fmt: skip
+        await asyncio.to_thread(until, second, 30)
+        assert name in [each["metadata"]["name"] for each in as_operator.children("pods", "zombie")]
+    finally:
+        agent.signal(signal.SIGCONT)
+    assert not await operator
+    status = as_operator.status("zombie")
+    assert attempts(status)[1] == (2, "Succeeded", "OutputPublished")
+    assert status["retries"].get("infrastructure", 0) == 0
 
 
 @pytest.mark.parametrize("lives", [*range(1, 11), 0], ids=lambda n: f"after {n}" if n else "always")

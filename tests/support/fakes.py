@@ -67,7 +67,7 @@ async def run_until_killed(key: Key, lives: int, *, follow: bool = False) -> boo
     controller = Controller(settings, Client(transport), "test")
     reader = asyncio.create_task(controller._follower.work()) if follow else None
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while True:
                 await controller.resync()
                 await controller.reconciler.reconcile(key)
