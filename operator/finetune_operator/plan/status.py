@@ -211,7 +211,7 @@ def distinct(resolved: Iterable[Resolved] | None) -> list[Resolved] | None:
 
 def bounded(status: FineTuneJobStatus) -> FineTuneJobStatus:
     """The status within 16 KiB: explanations are shortened first, then left out."""
-    for smaller in (_same, _short_reasons, _without_resolved, _without_log):
+    for smaller in (_same, _short_reasons, _short_ledger, _without_resolved, _without_log):
         status = smaller(status)
         if len(json.dumps(status.to_dict(), ensure_ascii=False).encode()) <= MAX_STATUS_BYTES:
             break
@@ -228,6 +228,13 @@ def _short_reasons(status: FineTuneJobStatus) -> FineTuneJobStatus:
         for each in status.resolved or ()
     ]
     return status.model_copy(update={"resolved": resolved or None})
+
+
+def _short_ledger(status: FineTuneJobStatus) -> FineTuneJobStatus:
+    """Without where former attempts began from: the step stays, and the newest checkpoint."""
+    attempts = list(status.attempts or ())
+    older = [each.model_copy(update={"checkpoint": None}) for each in attempts[:-1]]
+    return status.model_copy(update={"attempts": [*older, *attempts[-1:]] or None})
 
 
 def _without_resolved(status: FineTuneJobStatus) -> FineTuneJobStatus:

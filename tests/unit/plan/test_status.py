@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 
 from finetune_api.v1alpha1.reasons import ConditionType, Reason
-from finetune_api.v1alpha1.status import Failure, FineTuneJobStatus, Resolved
+from finetune_api.v1alpha1.status import Attempt, Failure, FineTuneJobStatus, Resolved
 from finetune_operator.plan.status import (
     MAX_STATUS_BYTES,
     Statement,
@@ -50,6 +50,19 @@ def test_a_large_status_is_cut_to_its_bound_and_keeps_what_matters() -> None:
     short = bounded(FineTuneJobStatus(resolved=moderate))
     assert short.resolved is not None
     assert len(short.resolved) == 64
+
+
+def test_a_long_ledger_keeps_its_entries_and_gives_up_old_addresses() -> None:
+    attempts = [
+        Attempt(number=n, job=f"demo-{n}", state="Failed", reason="Preempted", start_step=n,
+                checkpoint="s3://b/" + "c" * 2000)
+        for n in range(1, 17)
+    ]  # fmt: skip
+    found = bounded(FineTuneJobStatus(attempts=attempts))
+    assert len(json.dumps(found.to_dict(), ensure_ascii=False).encode()) <= MAX_STATUS_BYTES
+    assert [each.start_step for each in found.attempts or ()] == list(range(1, 17))
+    assert found.attempts is not None
+    assert found.attempts[-1].checkpoint == attempts[-1].checkpoint
 
 
 def test_the_order_of_keyed_lists_does_not_count() -> None:
