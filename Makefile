@@ -17,7 +17,7 @@ export FINETUNE_CACHE := $(CACHE)
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types unit cluster chart e2e invariant matrix parity bounds generate \
+.PHONY: help demo test check lint types unit cluster chart e2e invariant matrix parity chaos bounds generate \
 	locks bench bench-learning cluster-up cluster-down clean
 
 ##@ Use
@@ -74,6 +74,9 @@ matrix: .venv/ready ## run every cell of the compatibility table
 
 parity: .venv/ready ## compare every method with the library's own trainer, step by step
 	PYTHONPATH=tests $(PYTHON) -m invariant.parity $(ARGS)
+
+chaos: .venv/ready ## kill parts of a running job 20 times, and compare its adapter to the bit
+	PYTHONPATH=tests $(PYTHON) -m chaos $(ARGS)
 
 bounds: .venv/ready ## unit tests on the oldest and newest Python and dependencies (no torch)
 	tests/bounds.sh "$(UV)" "$(CACHE)"

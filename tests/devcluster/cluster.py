@@ -256,6 +256,17 @@ class DevCluster:
         self.processes = [*others, spawn_node(self.state, name)]
         self.save()
 
+    def kill_process(self, name: str) -> None:
+        """Kills a process of the control plane (SIGKILL)."""
+        processes.stop((each for each in self.processes if each.name == name), grace=0)
+
+    def restart_process(self, name: str) -> None:
+        """Starts a killed process of the control plane again, as it was started first."""
+        [killed] = [each for each in self.processes if each.name == name]
+        others = [each for each in self.processes if each is not killed]
+        self.processes = [*others, processes.spawn(name, killed.argv, self.state)]
+        self.save()
+
     def wait_for_nodes(self, count: int) -> None:
         """Waits until the nodes are ready and the default service account is there."""
         deadline = time.monotonic() + NODE_SECONDS

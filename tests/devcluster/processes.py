@@ -22,12 +22,18 @@ MARKER = "FINETUNE_DEVCLUSTER"
 
 @dataclass(frozen=True)
 class Process:
-    """One background process: its name, pid, the kernel's start time of that pid, and its log."""
+    """One background process.
+
+    Attributes:
+        started: The kernel's start time of the pid.
+        argv: What was started; empty for a stray.
+    """
 
     name: str
     pid: int
     started: int
     log: str
+    argv: Sequence[str] = ()
 
     @property
     def alive(self) -> bool:
@@ -73,7 +79,7 @@ def spawn(
         ],
         setsid=True,
     )
-    return Process(name, pid, start_time(pid) or 0, str(log))
+    return Process(name, pid, start_time(pid) or 0, str(log), words)
 
 
 def start_time(pid: int) -> int | None:

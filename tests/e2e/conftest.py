@@ -5,15 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from support.stack import BUCKET, Stack
+from support.stack import BUCKET, FAST, Stack
 from support.tenant import Tenant
 from support.tiny_models import chats, pairs, tiny_llama, write_jsonl
 
-# Fast answers; users have 10 and 5 seconds.
-FAST = {
-    "FINETUNE_OPERATOR_STATUS_INTERVAL_SECONDS": "1",
-    "FINETUNE_OPERATOR_PROGRESS_INTERVAL_SECONDS": "0.5",
-}
 BROKEN_LINE = 17
 
 

@@ -26,6 +26,8 @@ BUCKET = "finetune-demo"
 SECRET = "s3-credentials"
 OPERATOR_SECONDS = 60
 PREFIX = "FINETUNE_OPERATOR_"
+# Fast answers for tests; users have 10 and 5 seconds.
+FAST = {f"{PREFIX}STATUS_INTERVAL_SECONDS": "1", f"{PREFIX}PROGRESS_INTERVAL_SECONDS": "0.5"}
 INSTALLED_BY_PROCESS = ("CustomResourceDefinition", "Deployment")
 
 
