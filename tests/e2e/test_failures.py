@@ -97,8 +97,8 @@ def test_no_secret_is_ever_printed(failed: Tenant) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "reason", "words"),
     [
-        ("nodes", {"resources.nodes": 2}, "NotImplemented", "spec.resources.nodes: one node"),
-        ("many", {"resources.nodes": 2, "training.kernels": "Triton"}, "NotImplemented", "spec.training.kernels"),
+        ("half", {"training.precision": "Float16"}, "NotImplemented", "spec.training.precision: Float16"),
+        ("many", {"training.precision": "Float16", "training.kernels": "Triton"}, "NotImplemented", "spec.training.kernels"),
         ("local", {"model.source": "file:///tmp/model"}, "InvalidSpec", "laptop"),
     ],
 )  # fmt: skip

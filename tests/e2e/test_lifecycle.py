@@ -52,7 +52,7 @@ def test_a_killed_operator_finds_its_job_again(tenant: Tenant) -> None:
 
 @pytest.mark.usefixtures("restart_operator")
 def test_a_restart_writes_nothing(tenant: Tenant) -> None:
-    tenant.apply("done", {"resources.nodes": 2})
+    tenant.apply("done", {"training.precision": "Float16"})
     tenant.wait("done", "Failed")
     tenant.stack.stop_operator()
     mark = tenant.stack.cluster.audit.mark()

@@ -224,16 +224,18 @@ def run_file(
             _quiet_logs()
             environments.prepare_libraries(variables, environment.scratch)
             given = run_input.load(file)
-            for_people = given.laptop and environment.termination_log is None
+            for_people = given.laptop and (
+                bool(environment.gang) or not environment.termination_log
+            )
             sink = choose_sink(for_people=for_people, stream=stdout)
             reporter = Reporter(sink, given.run.progress_interval_seconds)
             report = stage(given, environment, reporter)
         except BaseException as error:  # noqa: BLE001 - this is the place where all of them end
             report = outcome.report_of(error)
-        if reporter:
+        if reporter and reporter.latest:
             seen = {"progress": reporter.latest, "checkpoint": reporter.checkpoint}
             report = report.model_copy(update={**seen, "resumed": reporter.begun_from})
-        outcome.deliver(report, environment.termination_log)
+        outcome.deliver(report, environment.termination_log, told=environment.gang is None)
     return report
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer import strategies
 from finetune_trainer.resolve import Settings
 
 SCHEDULERS = {
@@ -96,6 +97,8 @@ def trainer_arguments(settings: Settings, folder: Path) -> dict[str, Any]:
         folder: Where the trainer may write.
     """
     chosen = {name: value(settings) for name, value in FROM_SETTINGS.items()}
+    if settings.processes > 1:
+        chosen |= strategies.arguments(settings.strategy, settings.device)
     return {**FIXED, **chosen, "output_dir": str(folder)}
 
 

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from finetune_api import run_file
+from finetune_api.run_file import SCRATCH
+from finetune_trainer import processes
 
+# Folder of the processes that our launcher started in this pod: their reports, what is fetched once.
+GANG = "FINETUNE_GANG"
 CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -21,11 +25,12 @@ class Environment:
     """What the pod template (or the laptop's shell) says about places.
 
     Attributes:
-        scratch: Folder for everything that is written locally.
+        scratch: Folder for everything that is written locally, by this process alone.
         credentials: Folder with one file a credential, or None for boto3's own search.
         ca_bundle: File with certificates of authority, or None for the system's.
         termination_log: Where the report goes, or None on a laptop.
         variables: All environment variables, for the mount points of volumes.
+        gang: Folder that the processes of this pod share; None if there is one.
     """
 
     scratch: Path
@@ -33,6 +38,7 @@ class Environment:
     ca_bundle: Path | None
     termination_log: Path | None
     variables: Mapping[str, str]
+    gang: Path | None = None
 
     def volume(self, claim: str) -> Path | None:
         """Where a persistent volume claim is mounted, or None if it is not."""
@@ -65,13 +71,26 @@ def read(variables: Mapping[str, str], fallback_scratch: Path) -> Environment:
 
     folder = path(run_file.CA_BUNDLE)
     bundle = folder / run_file.CA_BUNDLE_FILE if folder else None
+    gang = path(GANG)
+    log = report_file(gang, processes.rank()) if gang else path(run_file.TERMINATION_LOG)
     return Environment(
-        scratch=path(run_file.SCRATCH) or fallback_scratch,
+        scratch=_own(path(SCRATCH) or fallback_scratch),
         credentials=path(run_file.STORAGE_CREDENTIALS),
         ca_bundle=bundle if bundle and bundle.exists() else None,
-        termination_log=path(run_file.TERMINATION_LOG),
+        termination_log=log,
         variables=dict(variables),
+        gang=gang,
     )
+
+
+def report_file(gang: Path, rank: int) -> Path:
+    """Where a process leaves its report for the launcher."""
+    return gang / f"{rank}.json"
+
+
+def _own(scratch: Path) -> Path:
+    number = processes.local_rank()
+    return scratch / f"process-{number}" if number else scratch
 
 
 def prepare_libraries(variables: MutableMapping[str, str], scratch: Path) -> None:

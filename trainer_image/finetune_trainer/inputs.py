@@ -15,6 +15,12 @@ from finetune_trainer.data.files import DataFile, FoundData
 from finetune_trainer.sources import Finder, FoundModel, ModelSource
 from finetune_trainer.storage import Place, Storage
 
+FetchedData = tuple[list[DataFile], list[DataFile]]
+"""Files of training and of evaluation."""
+
+FetchedModels = dict[str, ModelSource]
+"""By path below `spec`."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -59,13 +65,13 @@ def probe_output(output: Place, run: RunFile, scratch: Path) -> None:
     probe.unlink()
 
 
-def fetch_data(found: Inputs, folder: Path) -> tuple[list[DataFile], list[DataFile]]:
+def fetch_data(found: Inputs, folder: Path) -> FetchedData:
     """Make the training and the evaluation files readable locally."""
     train = files.fetch(found.train, folder / "train")
     return train, files.fetch(found.evaluation, folder / "evaluation")
 
 
-def fetch_models(found: Mapping[str, FoundModel], folder: Path) -> dict[str, ModelSource]:
+def fetch_models(found: Mapping[str, FoundModel], folder: Path) -> FetchedModels:
     """Make the models readable locally, each once, whatever number of fields names it."""
     fetched: dict[str, ModelSource] = {}
     for number, model in enumerate(found.values()):

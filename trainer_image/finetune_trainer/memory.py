@@ -6,7 +6,7 @@ how far off it is.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -55,6 +55,11 @@ class Memory:
     logits: int
     reference: int
     runtime: int
+
+    def sharded(self, processes: int) -> "Memory":
+        """The same where each process holds its part of weights, gradients and optimiser."""
+        parts = ("weights", "gradients", "optimizer")
+        return replace(self, **{name: getattr(self, name) // processes for name in parts})
 
     @property
     def total(self) -> int:

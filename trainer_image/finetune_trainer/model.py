@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
-from finetune_trainer import merge
+from finetune_trainer import merge, processes
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
 from finetune_trainer.heads import CAUSAL, Head
@@ -32,9 +32,12 @@ _LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 def machine(*, laptop: bool) -> Machine:
     """The device that this process sees."""
+    count = processes.world_size()
     if not torch.cuda.is_available():
-        return Machine("cpu", laptop=laptop)
-    return Machine("cuda", torch.cuda.get_device_name(0), torch.cuda.is_bf16_supported())
+        return Machine("cpu", laptop=laptop, processes=count)
+    gpu = torch.cuda.get_device_properties(processes.local_rank())
+    able = torch.cuda.is_bf16_supported()
+    return Machine("cuda", gpu.name, able, processes=count, memory=gpu.total_memory)
 
 
 def load_tokenizer(folder: Path, source: str, chat_template: str | None) -> Tokenizer:

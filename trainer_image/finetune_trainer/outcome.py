@@ -11,10 +11,13 @@ from pathlib import Path
 
 from finetune_api.records import Report
 from finetune_api.v1alpha1.reasons import Reason
+from finetune_trainer import processes
 from finetune_trainer.errors import StopRequestedError, TrainerError
 
 logger = logging.getLogger(__name__)
 
+_DISTRIBUTED = ("DistBackendError", "DistNetworkError", "DistStoreError")
+_BROKEN = ("closed by peer", "Connection reset", "Timed out", "Connection refused", "Broken pipe")
 # Status texts are bounded in the CRD.
 _MAX_TEXT = 2000
 
@@ -29,19 +32,29 @@ def report_of(error: BaseException) -> Report:
         return _failed(Reason.OUT_OF_MEMORY, f"memory ran out: {_first_line(error)}")
     if _is_disk_full(error):
         return _failed(Reason.DISK_FULL, f"no space left on the scratch volume: {error}")
+    if processes.world_size() > 1 and _is_peers(error):
+        what = f"process {processes.rank()} lost another one: {_first_line(error)}"
+        return _failed(Reason.PEER_FAILED, what)
     logger.error("unexpected error", exc_info=error)
     message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return _failed(Reason.INTERNAL_ERROR, message)
 
 
-def deliver(report: Report, termination_log: Path | None) -> None:
-    """Write the termination message if there is a place for it, and tell people on stderr."""
+def deliver(report: Report, termination_log: Path | None, *, told: bool = True) -> None:
+    """Write the termination message if there is a place for it, and tell people on stderr.
+
+    Args:
+        report: How the run ended.
+        termination_log: That place.
+        told: Whether to tell people; of several processes, their launcher does.
+    """
     if termination_log:
         try:
             termination_log.write_text(report.to_message(), "utf-8")
         except OSError as error:
             logger.error("the termination message cannot be written: %s", error)  # noqa: TRY400
-    print(for_people(report), file=sys.stderr, flush=True)  # noqa: T201
+    if told:
+        print(for_people(report), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def for_people(report: Report) -> str:
@@ -86,6 +99,14 @@ def _is_out_of_memory(error: BaseException) -> bool:
     named = any(cls.__name__ == "OutOfMemoryError" for cls in type(error).__mro__)
     on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     return isinstance(error, MemoryError) or named or on_cpu
+
+
+def _is_peers(error: BaseException) -> bool:
+    """Whether the connection to another process broke: gloo's words, or torch's classes."""
+    if any(cls.__name__ in _DISTRIBUTED for cls in type(error).__mro__):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and "gloo" in text and any(w in text for w in _BROKEN)
 
 
 def _is_disk_full(error: BaseException) -> bool:

@@ -6,10 +6,16 @@ is done by `launch` and by `distributed`.
 """
 
 import os
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
+
+from pydantic import TypeAdapter
 
 # Set for each process by torchrun, and by our launcher, which is torchrun's library.
 RANK, WORLD_SIZE, LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"
+_POLL_SECONDS = 0.1
 Value = TypeVar("Value")
 
 
@@ -56,3 +62,37 @@ def gather_objects(value: Value) -> list[Value]:
     values = [value] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def total(*numbers: float) -> tuple[float, ...]:
+    """Each number, summed over all processes. All must call this."""
+    return tuple(map(sum, zip(*gather_objects(numbers), strict=True)))
+
+
+def once_a_pod(
+    folder: Path | None, name: str, kind: TypeAdapter[Value], make: Callable[[], Value]
+) -> Value:
+    """What `make` gives, called by the first process of the pod; the others wait and are told.
+
+    No process group is needed, so it may take as long as it takes.
+
+    Args:
+        folder: One that all processes of the pod see; None if there is no such, and each makes its own.
+        name: Of what is made.
+        kind: Writes the value as JSON, and reads it.
+        make: Makes it.
+    """
+    if folder is None or world_size() == 1:
+        return make()
+    told = folder / f"{name}.json"
+    if local_rank() == 0:
+        value = make()
+        part = told.with_suffix(".part")
+        part.write_bytes(kind.dump_json(value))
+        # Whole or not there.
+        part.rename(told)
+        return value
+    # If the first one fails instead, the launcher ends this process too.
+    while not told.exists():
+        time.sleep(_POLL_SECONDS)
+    return kind.validate_json(told.read_bytes())

@@ -11,6 +11,7 @@ from typing import Protocol, TextIO
 
 from finetune_api.records import ProgressRecord, ResolvedRecord
 from finetune_api.v1alpha1.status import CheckpointStatus, Plan, Progress, Resolved
+from finetune_trainer import processes
 
 Figure = str | int | dict[str, str] | None
 
@@ -41,6 +42,16 @@ class MachineSink:
     def resolved(self, record: ResolvedRecord) -> None:
         """Print the record."""
         print(record.to_line(), file=self._stream, flush=True)
+
+
+class NoSink:
+    """Says nothing: what rank 0 says stands for all."""
+
+    def progress(self, record: ProgressRecord) -> None:
+        """Say nothing."""
+
+    def resolved(self, record: ResolvedRecord) -> None:
+        """Say nothing."""
 
 
 class PeopleSink:
@@ -162,7 +173,9 @@ class Reporter:
 
 
 def choose_sink(*, for_people: bool, stream: TextIO) -> Sink:
-    """Lines for people on a terminal, records anywhere else."""
+    """Lines for people on a terminal, records anywhere else; nothing but from rank 0."""
+    if not processes.is_main():
+        return NoSink()
     return PeopleSink(stream) if for_people and stream.isatty() else MachineSink(stream)
 
 

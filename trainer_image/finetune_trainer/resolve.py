@@ -14,6 +14,7 @@ from finetune_api.v1alpha1.status import Resolved
 from finetune_api.v1alpha1.training import Training
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.learning_rates import learning_rate
+from finetune_trainer.strategies import ONE_PROCESS, Strategy
 
 # Rows a step; larger batches cost LoRA quality, smaller ones speed.
 BATCH_CAP = 16
@@ -36,12 +37,16 @@ class Machine:
         name: Name of the GPU; empty on the CPU.
         bfloat16: Whether the GPU computes in bfloat16.
         laptop: Whether the CPU may stand in for a GPU that is not there; in a pod it may not.
+        processes: How many train together, one a GPU.
+        memory: Bytes of the GPU, if that is known.
     """
 
     device: str
     name: str = ""
     bfloat16: bool = False
     laptop: bool = False
+    processes: int = 1
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Settings:
         log_every: Steps between log entries.
         evaluate_every: Steps between evaluations in training; None for before and after only.
         optimizer: As in the spec, but never `Auto`.
+        processes: How many train together, each on its part of every batch.
+        strategy: How the model is spread over them; decided when its memory is known.
     """
 
     device: str
@@ -75,11 +82,13 @@ class Settings:
     log_every: int
     evaluate_every: int | None
     optimizer: str = "AdamW"
+    processes: int = 1
+    strategy: Strategy = ONE_PROCESS
 
     @property
     def accumulation(self) -> int:
-        """Forward passes a step."""
-        return self.batch_size // self.micro_batch_size
+        """Forward passes a step, of each process."""
+        return self.batch_size // (self.micro_batch_size * self.processes)
 
 
 class _Notes:
@@ -110,7 +119,7 @@ def resolve(
     training = spec.training
     device = _device(spec, machine, notes)
     precision = _precision(training, machine, device, notes)
-    batch = _batch_size(training, rows, notes)
+    batch = _batch_size(training, rows, machine.processes, notes)
     total = _total_steps(training, rows, batch, notes)
     settings = Settings(
         device=device,
@@ -119,7 +128,7 @@ def resolve(
         gradient_checkpointing=_checkpointing(spec, device, notes),
         max_length=max_length,
         batch_size=batch,
-        micro_batch_size=_micro_batch_size(training, batch, max_length, notes),
+        micro_batch_size=_micro_batch_size(training, batch, machine.processes, max_length, notes),
         total_steps=total,
         learning_rate=_learning_rate(spec, notes),
         weight_decay=_weight_decay(spec, notes),
@@ -130,6 +139,7 @@ def resolve(
         log_every=_log_every(training, total, notes),
         evaluate_every=training.evaluate_every_steps,
         optimizer=_optimizer(training, notes),
+        processes=machine.processes,
     )
     return settings, notes.list
 
@@ -201,26 +211,37 @@ def _checkpointing(spec: FineTuneJobSpec, device: str, notes: _Notes) -> bool:
     return enabled
 
 
-def _batch_size(training: Training, rows: int, notes: _Notes) -> int:
+def _batch_size(training: Training, rows: int, processes: int, notes: _Notes) -> int:
     if isinstance(training.batch_size, int):
+        if training.batch_size % processes:
+            message = f"`training.batchSize` {training.batch_size} is not a multiple of {processes}"
+            hint = "Each process takes the same number of rows of every batch."
+            raise TrainerError(Reason.INVALID_SPEC, f"{message}, the number of processes", hint)
         return training.batch_size
     limit = max(1, min(BATCH_CAP, rows // STEPS_AN_EPOCH))
     batch = _power_of_two_up_to(limit)
     why = "the usual size" if batch == BATCH_CAP else f"about ten steps an epoch from {rows} rows"
+    if batch % processes:
+        batch = processes * max(1, batch // processes)
+        why = f"a multiple of {processes} processes"
     notes.add("training.batchSize", batch, why)
     return batch
 
 
-def _micro_batch_size(training: Training, batch: int, max_length: int, notes: _Notes) -> int:
-    wanted = training.micro_batch_size
+def _micro_batch_size(
+    training: Training, batch: int, processes: int, max_length: int, notes: _Notes
+) -> int:
+    wanted, own = training.micro_batch_size, batch // processes
     if isinstance(wanted, int):
-        if batch % wanted:
+        if own % wanted:
             message = f"`training.microBatchSize` {wanted} does not divide the batch size {batch}"
+            if processes > 1:
+                message += f" over {processes} processes, which is {own} each"
             raise TrainerError(Reason.INVALID_SPEC, message)
         return wanted
     limit = max(1, min(MICRO_BATCH_CAP, TOKENS_A_PASS // max_length))
-    micro = max(size for size in range(1, limit + 1) if batch % size == 0)
-    why = f"passes a step: {batch // micro}; at most {limit} rows of {max_length} tokens a pass"
+    micro = max(size for size in range(1, limit + 1) if own % size == 0)
+    why = f"passes a step: {own // micro}; at most {limit} rows of {max_length} tokens a pass"
     notes.add(_MICRO_BATCH, micro, why)
     return micro
 

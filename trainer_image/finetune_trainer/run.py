@@ -4,25 +4,33 @@ Called by `__main__`, as is `check`, which goes the same way without weights, GP
 is the point: what can fail in seconds fails before torch is imported.
 """
 
+import os
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter
 
 from finetune_api.records import Report
 from finetune_api.v1alpha1.method import MethodType
 from finetune_api.v1alpha1.model import Task
 from finetune_api.v1alpha1.reasons import Reason
-from finetune_trainer import inputs, recipes
+from finetune_trainer import inputs, launch, processes, recipes
 from finetune_trainer.context import Context
 from finetune_trainer.data.load import Examples, load
 from finetune_trainer.environment import Environment
+from finetune_trainer.foreign import Foreign
 from finetune_trainer.output_manifest import find_published
 from finetune_trainer.progress import Reporter
 from finetune_trainer.resume import checkpointing
 from finetune_trainer.run_input import RunInput
 from finetune_trainer.sources import FoundModel
 from finetune_trainer.storage import Storage
+
+Value = TypeVar("Value")
 
 
 class RecipeImport:
@@ -56,6 +64,8 @@ def execute(given: RunInput, environment: Environment, reporter: Reporter) -> Re
     Raises:
         TrainerError: Any failure that has a reason.
     """
+    if gang := launch.gang(given, os.environ):
+        return launch.launch(gang, given, environment.scratch, os.environ)
     reporter.phase("PreparingData")
     start = _Start(given, environment, reporter)
     published = find_published(start.output, given.run.job)
@@ -107,25 +117,28 @@ class _Start:
 
     def __init__(self, given: RunInput, environment: Environment, reporter: Reporter) -> None:
         self._given, self._run, self._reporter = given, given.run, reporter
-        self._scratch = _fresh(environment.scratch)
+        self._scratch, self._gang = _fresh(environment.scratch), environment.gang
         self._storage = Storage(self._run.spec.storage, environment)
         self.output = self._storage.place(self._run.spec.output.uri, Reason.INTERNAL_ERROR)
 
     def check(self) -> inputs.Inputs:
         """Every source, listed, and proof that the output can be written to."""
         found = inputs.check(self._run, self._storage, laptop=self._given.laptop)
-        inputs.probe_output(self.output, self._run, self._scratch)
+        if processes.is_main():
+            inputs.probe_output(self.output, self._run, self._scratch)
         return found
 
     def examples(self, found: inputs.Inputs) -> Examples:
         """The data, fetched, read and checked."""
-        return load(self._run.spec, *inputs.fetch_data(found, self._scratch / "data"))
+        fetch = partial(inputs.fetch_data, found, self._scratch / "data")
+        return load(self._run.spec, *self._once("data", inputs.FetchedData, fetch))
 
     def context(
         self, found: inputs.Inputs, wanted: Mapping[str, FoundModel], examples: Examples
     ) -> Context:
         """What the recipe is given, once the models are fetched."""
-        models = inputs.fetch_models(wanted, self._scratch / "model")
+        fetch = partial(inputs.fetch_models, wanted, self._scratch / "model")
+        models = self._once("models", inputs.FetchedModels, fetch)
         return Context(
             self._run,
             models,
@@ -136,6 +149,9 @@ class _Start:
             self._reporter,
             laptop=self._given.laptop,
         )
+
+    def _once(self, name: str, kind: Foreign, fetch: Callable[[], Value]) -> Value:
+        return processes.once_a_pod(self._gang, name, TypeAdapter(kind), fetch)
 
 
 def _fresh(scratch: Path) -> Path:

@@ -26,10 +26,12 @@ class RunInput:
     Attributes:
         run: The run file; made up from the manifest on a laptop.
         laptop: Whether FILE is a manifest, run without Kubernetes.
+        file: FILE, for processes that are started to run it too.
     """
 
     run: RunFile
     laptop: bool
+    file: Path = Path()
 
 
 def load(path: Path) -> RunInput:
@@ -40,9 +42,9 @@ def load(path: Path) -> RunInput:
     """
     run_file = _run_file(path)
     if run_file:
-        given = RunInput(run=run_file, laptop=False)
+        given = RunInput(run=run_file, laptop=False, file=path)
     else:
-        given = RunInput(run=_of_manifest(path), laptop=True)
+        given = RunInput(run=_of_manifest(path), laptop=True, file=path)
     _refuse_unsupported(given.run.spec)
     if not given.laptop:
         _refuse_local_files(given.run.spec)

@@ -14,10 +14,13 @@ from pathlib import Path
 import torch
 from peft import PeftModel, PeftType, get_peft_model_state_dict
 from safetensors.torch import load_file
+from torch.nn.parallel import DistributedDataParallel
 
 from finetune_api.v1alpha1.reasons import Reason
+from finetune_trainer import processes
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Foreign, Model
+from finetune_trainer.sharded import whole, whole_state
 
 STARTS_ELSEWHERE = "starts_elsewhere"
 """Attribute of a model whose adapter changes it from the start, though adapters of its kind do not."""
@@ -70,7 +73,8 @@ def before_first_step(model: Model) -> Iterator[None]:
     Without its adapter, whose start is then proved to change nothing, if it is of a kind that starts
     so. Virtual tokens and some other kinds change the model from the start.
     """
-    with _evaluating(model), _without_adapter(model) if _starts_at_base(model) else nullcontext():
+    plain = _unwrapped(model)
+    with _evaluating(model), _without_adapter(plain) if _starts_at_base(plain) else nullcontext():
         yield
 
 
@@ -146,12 +150,19 @@ def require_reload(model: Model, folder: Path) -> None:
 
 
 def _lost_in_saving(model: Model, folder: Path) -> list[str]:
+    state = whole_state(model)
+    if not processes.is_main():
+        return []
     if isinstance(model, PeftModel):
-        model.save_pretrained(folder, save_embedding_layers=False)
-        expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+        model.save_pretrained(folder, save_embedding_layers=False, state_dict=state)
+        expected = get_peft_model_state_dict(model, state, save_embedding_layers=False)
     else:
-        model.save_pretrained(folder)
-        expected = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        model.save_pretrained(folder, state_dict=state)
+        expected = {
+            name: state[name] if state else each
+            for name, each in model.named_parameters()
+            if each.requires_grad
+        }
     stored: dict[str, torch.Tensor] = {}
     for path in folder.glob("*.safetensors"):
         stored |= load_file(path)
@@ -160,6 +171,10 @@ def _lost_in_saving(model: Model, folder: Path) -> list[str]:
         return ["nothing to save"]
     # Tied weights are stored once, under one of their names, so tensors are told by content.
     return [name for name, tensor in expected.items() if _digest(tensor) not in known]
+
+
+def _unwrapped(model: Model) -> Model:
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 @contextmanager
@@ -186,13 +201,13 @@ def _has_other_adapter(model: Model) -> bool:
 
 
 def _digest(tensor: torch.Tensor) -> tuple[tuple[int, ...], str, str]:
-    held = tensor.detach().cpu()
+    held = whole(tensor.detach()).cpu()
     # As text, because a tensor of NaN equals itself there; that it is NaN is for others to tell.
     return tuple(held.shape), str(_sum(held)), str(_sum(held.square()))
 
 
 def _sum(tensor: torch.Tensor) -> float:
-    return float(tensor.detach().sum(dtype=torch.float64))
+    return float(whole(tensor.detach()).sum(dtype=torch.float64))
 
 
 def _failed(what: str, names: list[str]) -> TrainerError:

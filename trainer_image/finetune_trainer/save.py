@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from ruamel.yaml import YAML
 
-from finetune_trainer import stopping
+from finetune_trainer import processes, stopping
 from finetune_trainer.foreign import Model, Tokenizer
 from finetune_trainer.model_card import Facts, model_card
+from finetune_trainer.sharded import whole_state
 from finetune_trainer.sources import ModelSource
 from finetune_trainer.tuning import starts
 
@@ -46,20 +47,33 @@ def save_model(
         full: Whether all weights were tuned.
         dtype: Of the stored weights, for full tuning.
     """
-    if full:
+    state = whole_state(model)
+    if not processes.is_main():
+        return
+    if state is not None and full:
+        state = {name: tensor.to(dtype) for name, tensor in state.items()}
+        model.config.dtype = dtype
+        model.save_pretrained(folder, state_dict=state)
+    elif full:
         model.to(dtype).save_pretrained(folder)
     else:
-        save_adapter(model, folder)
+        save_adapter(model, folder, state)
     if model.can_generate():
         start = getattr(model.config, "decoder_start_token_id", None)
         stopping.write(folder, stopping.generation_config(base, tokenizer, start))
     tokenizer.save_pretrained(folder)
 
 
-def save_adapter(model: Model, folder: Path) -> None:
-    """Write the adapter, the same for equal runs."""
+def save_adapter(model: Model, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
+    """Write the adapter, the same for equal runs.
+
+    Args:
+        model: PEFT's.
+        folder: Where to write.
+        state: Its tensors by name, if the model itself holds but parts of them.
+    """
     # The base keeps its embeddings, and PEFT would look on the hub whether to store them.
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(folder, save_embedding_layers=False, state_dict=state)
     starts.convert(folder, model)
     _sort_names(folder / "adapter_config.json")
 

@@ -8,7 +8,14 @@ Indexed Job with one pod a node; the preflight is a Job of one pod that asks for
 from dataclasses import replace
 from typing import Any
 
-from finetune_api.run_file import MOUNT_PATHS, RUN_FILE_ANNOTATION, RUN_FILE_PATH, TERMINATION_LOG
+from finetune_api.run_file import (
+    MOUNT_PATHS,
+    RENDEZVOUS,
+    RENDEZVOUS_PORT,
+    RUN_FILE_ANNOTATION,
+    RUN_FILE_PATH,
+    TERMINATION_LOG,
+)
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_operator.observe.facts import JobFacts, Role
 from finetune_operator.observe.pods import TRAINER
@@ -86,7 +93,7 @@ def _pod(job: JobFacts, creation: Creation, installation: Installation) -> Manif
         },
         **_placement(job, creation),
         **_pull_secrets(installation),
-        "containers": [_container(creation, installation, mounted)],
+        "containers": [_container(job, creation, installation, mounted)],
         "volumes": [each.volume for each in mounted],
     }
 
@@ -113,10 +120,19 @@ def _pull_secrets(installation: Installation) -> Manifest:
     return {"imagePullSecrets": secrets} if secrets else {}
 
 
+def _rendezvous(job: JobFacts, creation: Creation) -> dict[str, str]:
+    """Where the pods of several nodes meet: at the first of them, by its name under the Service."""
+    if creation.spec.resources.nodes == 1:
+        return {}
+    pod = names.job_name(job.key.name, creation.attempt) + "-0"
+    return {RENDEZVOUS: f"{pod}.{names.service_name(job.key.name)}:{RENDEZVOUS_PORT}"}
+
+
 def _container(
-    creation: Creation, installation: Installation, mounted: list[volumes.Mounted]
+    job: JobFacts, creation: Creation, installation: Installation, mounted: list[volumes.Mounted]
 ) -> Manifest:
-    extra = preflight.NO_GPU if creation.role is Role.PREFLIGHT else {}
+    preflight_only = creation.role is Role.PREFLIGHT
+    extra = preflight.NO_GPU if preflight_only else _rendezvous(job, creation)
     return {
         "name": TRAINER,
         "image": installation.image,

@@ -1,5 +1,6 @@
 """Golden values, worked out by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -197,3 +198,36 @@ def test_after_memory_ran_out_a_pass_is_smaller_and_the_step_is_not(
     (note,) = [each for each in notes if each.field == "training.microBatchSize"]
     assert note.value == str(expected)
     assert divided(*found, 1) == found
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "batch", "micro", "passes"),
+    [
+        # 16 rows a step; 8 each are one pass.
+        ({}, 2, 16, 8, 1),
+        ({"training.batchSize": 24}, 2, 24, 6, 2),
+        ({"training.batchSize": 24, "training.microBatchSize": 3}, 2, 24, 3, 4),
+        # A multiple of three that is not above sixteen.
+        ({}, 3, 15, 5, 1),
+        ({}, 32, 32, 1, 1),
+    ],
+)
+def test_processes_share_each_batch(
+    changes: dict[str, Any], processes: int, batch: int, micro: int, passes: int
+) -> None:
+    found, _ = settings(changes, replace(CPU, processes=processes))
+    assert (found.batch_size, found.micro_batch_size, found.accumulation) == (batch, micro, passes)
+    assert found.micro_batch_size * found.accumulation * processes == found.batch_size
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training.batchSize": 10}, "10 is not a multiple of 4"),
+        ({"training.batchSize": 8, "training.microBatchSize": 4}, "over 4 processes, which is 2"),
+    ],
+)
+def test_batches_that_cannot_be_shared(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainerError, match=message) as caught:
+        settings(changes, replace(CPU, processes=4))
+    assert caught.value.reason is Reason.INVALID_SPEC

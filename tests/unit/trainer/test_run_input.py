@@ -53,11 +53,11 @@ def test_local_files_in_a_pod_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_every_unsupported_field_is_listed(tmp_path: Path) -> None:
-    changes = {**LOCAL, "training.kernels": "Triton", "resources.nodes": 2}
+    changes = {**LOCAL, "training.kernels": "Triton", "training.precision": "Float16"}
     error = refusal(yaml(tmp_path, changes))
     assert error.reason is Reason.NOT_IMPLEMENTED
     assert "spec.training.kernels" in error.message
-    assert "spec.resources.nodes" in error.message
+    assert "spec.training.precision" in error.message
 
 
 def test_misspelt_field(tmp_path: Path) -> None:

@@ -99,15 +99,17 @@ class ReferencedPairs(Resumable, WholeStep, DPOTrainer):
 
     def compute_loss(self, model: Model, inputs: Batch, *_: Foreign, **__: Foreign) -> torch.Tensor:
         """The share of one forward pass in the loss of its step."""
+        recorder, share = Recorder(model), self.share(inputs)
         if self.reference is not None:
             inputs = inputs | _columns(self.reference.in_training(inputs))
-        recorder, share = Recorder(model), self.share(inputs)
         loss = super().compute_loss(recorder, inputs) * share.rows
         self._count_ties(inputs, recorder.outputs)
         if self._likelihood:
             if self.state.global_step == 0:
-                self.first_likelihood[0] -= float(inputs["ref_chosen_logps"].sum())
-                self.first_likelihood[1] += self.size(inputs).tokens
+                # A void batch is nobody's first.
+                counted = float(share.rows > 0)
+                self.first_likelihood[0] -= counted * float(inputs["ref_chosen_logps"].sum())
+                self.first_likelihood[1] += counted * self.size(inputs).tokens
             loss = loss + self._likelihood * share.tokens * self._surprise(inputs, recorder.outputs)
         return loss
 

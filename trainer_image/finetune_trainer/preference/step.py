@@ -8,8 +8,10 @@ tokens; they do not at the end of an epoch, nor for answers of different length.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from finetune_trainer import processes
 from finetune_trainer.batches import Batch
 from finetune_trainer.foreign import Foreign
+from finetune_trainer.spreading import Void
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,11 @@ class WholeStep:
         raise NotImplementedError
 
     def share(self, batch: Batch) -> Share:
-        """The share of a pass of the present step."""
-        return share(self.size(batch), self._passes)
+        """The share of a pass of the present step, of all processes."""
+        return share(self._counted(batch), self._passes)
+
+    def _counted(self, batch: Batch) -> Size:
+        return Size(0) if isinstance(batch, Void) else self.size(batch)
 
     def get_batch_samples(
         self, epoch_iterator: Foreign, num_batches: int, device: Foreign
@@ -69,5 +74,6 @@ class WholeStep:
         batches, items = super().get_batch_samples(  # type: ignore[misc]
             epoch_iterator, num_batches, device
         )
-        self._passes = [self.size(batch) for batch in batches]
+        own = [self._counted(batch) for batch in batches]
+        self._passes = [size for each in processes.gather_objects(own) for size in each]
         return batches, items

@@ -10,7 +10,16 @@ from typing import Any
 import torch
 
 from finetune_api.records import Report
-from finetune_trainer import compatible, merged, model, publish, verify
+from finetune_trainer import (
+    compatible,
+    distributed,
+    merged,
+    model,
+    processes,
+    publish,
+    strategies,
+    verify,
+)
 from finetune_trainer.context import Context
 from finetune_trainer.data import contract as contracts
 from finetune_trainer.data.prepared import Prepared
@@ -28,7 +37,10 @@ from finetune_trainer.tuning import virtual_tokens
 def run(recipe: Recipe, context: Context) -> Report:
     """Train, publish and verify."""
     ready = prepare(recipe, context)
+    distributed.join(ready.settings, ready.data)
     trained = train(recipe, ready)
+    if not processes.is_main():
+        return distributed.done()
     # Only now is the trained model out of memory, and the published one can be loaded beside nothing.
     gc.collect()
     torch.cuda.empty_cache()
@@ -71,6 +83,7 @@ def prepare(recipe: Recipe, context: Context, machine: Machine | None = None) ->
     machine = machine or model.machine(laptop=context.laptop)
     spec, base = context.run.spec, context.base
     compatible.refuse(spec, model.family(base.folder, base.uri))
+    strategies.refuse(spec, machine.processes)
     config = model.load_config(base.folder, base.uri, recipe.head(spec))
     tokenizer = model.load_tokenizer(base.tokenizer, base.uri, spec.data.chat_template)
     padding = recipe.pad(tokenizer)
@@ -82,7 +95,7 @@ def prepare(recipe: Recipe, context: Context, machine: Machine | None = None) ->
     ready = Ready(context, tokenizer, config, data, settings, resolved)
     told = companions.foretold(spec.tuning, recipe.updates(ready))
     told += virtual_tokens.told(spec.tuning, tokenizer)
-    ready = foresight.complete(recipe, replace(ready, resolved=[*resolved, *told]))
+    ready = foresight.complete(recipe, replace(ready, resolved=[*resolved, *told]), machine.memory)
     context.reporter.resolved(ready.resolved, ready.data.plan)
     return ready
 

@@ -16,6 +16,7 @@ from finetune_api.v1alpha1 import method
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.method import Reference, WeightedLoss
 from finetune_api.v1alpha1.status import Resolved
+from finetune_trainer import processes
 from finetune_trainer.arguments_preference import dpo_arguments, likelihood
 from finetune_trainer.callback import WatchCallback
 from finetune_trainer.data.prepared import Prepared
@@ -87,7 +88,7 @@ class DPO(PairRecipe):
             for each in pairwise
         )
         if weight := likelihood(block.losses):
-            surprise, tokens = trainer.first_likelihood
+            surprise, tokens = processes.total(*trainer.first_likelihood)
             loss += weight * surprise / tokens
         tolerance = TOLERANCES[ready.settings.precision] * max(1.0, loss)
         return KnownAnswer(loss, tolerance, "policy and reference are still the same")

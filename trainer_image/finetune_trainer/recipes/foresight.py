@@ -11,7 +11,7 @@ from finetune_api.records import Report
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
-from finetune_trainer import model
+from finetune_trainer import launch, model, strategies
 from finetune_trainer.memory import estimate, in_words
 from finetune_trainer.recipes.recipe import Ready, Recipe
 from finetune_trainer.resolve import Machine
@@ -24,9 +24,10 @@ _BY_THE_GPU = "training.precision"
 
 def machine(spec: FineTuneJobSpec, *, laptop: bool) -> Machine:
     """The machine that the run will find, as far as that can be known."""
+    count = launch.processes_of(spec)
     if spec.resources.gpus_per_node:
-        return Machine("cuda", FORESEEN, bfloat16=True)
-    return model.machine(laptop=laptop)
+        return Machine("cuda", FORESEEN, bfloat16=True, processes=count)
+    return replace(model.machine(laptop=laptop), processes=count)
 
 
 def hedged(resolved: list[Resolved], machine: Machine) -> list[Resolved]:
@@ -42,8 +43,13 @@ def _hedge(choice: Resolved) -> Resolved:
     return choice.model_copy(update={"why": "if the GPU computes in bfloat16; else Float32"})
 
 
-def complete(recipe: Recipe, ready: Ready) -> Ready:
+def complete(recipe: Recipe, ready: Ready, room: int | None = None) -> Ready:
     """The run with parameters and memory in its plan, from the outline of the model.
+
+    Args:
+        recipe: Of the method.
+        ready: The run.
+        room: Bytes of a GPU, if that is known: they decide how the model is spread.
 
     Raises:
         TrainerError: TargetModulesNotFound, InvalidSpec or UnsupportedModel, as when it is loaded.
@@ -51,6 +57,10 @@ def complete(recipe: Recipe, ready: Ready) -> Ready:
     outline = recipe.outline(ready)
     trainable, total = count_parameters(outline)
     memory = estimate(outline, ready.config, ready.spec, ready.settings)
+    count = ready.settings.processes
+    strategy, told = strategies.choose(ready.spec, count, needed=memory.total, room=room)
+    if strategy.sharded:
+        memory = memory.sharded(count)
     found = {
         "trainable_parameters": trainable,
         "total_parameters": total,
@@ -62,7 +72,12 @@ def complete(recipe: Recipe, ready: Ready) -> Ready:
         why=f"counted, not measured: {memory}",
     )
     plan = ready.data.plan.model_copy(update=found)
-    return replace(ready, data=replace(ready.data, plan=plan), resolved=[*ready.resolved, note])
+    return replace(
+        ready,
+        data=replace(ready.data, plan=plan),
+        settings=replace(ready.settings, strategy=strategy),
+        resolved=[*ready.resolved, *told, note],
+    )
 
 
 def report(ready: Ready) -> Report:

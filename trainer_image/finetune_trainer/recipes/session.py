@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import set_seed
 
 from finetune_api.v1alpha1.status import Evaluation, Metric, Plan, Resolved
-from finetune_trainer import heads, model, processes, samples, save, verify
+from finetune_trainer import distributed, heads, model, processes, samples, save, verify
 from finetune_trainer.checkpoints import Fence
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.model_card import Facts
@@ -70,6 +70,7 @@ class Session:
             self._companion = companions.of(net, ready.spec.tuning, recipe.updates(ready))
         self._watch = self._watch_over()
         self.trainer: Foreign = recipe.make_trainer(ready, net, self._watch)
+        self._attested = distributed.install(self.trainer, ready.settings)
         self._questions = _questions(recipe, ready)
 
     @classmethod
@@ -131,7 +132,7 @@ class Session:
         ready, net, folder = self._ready, self._net, self._ready.context.output_folder
         self._log.close()
         plan, evaluation = _plan(ready, net), compared(before.measures, after.measures)
-        resolved = [*ready.resolved, *self._stopped()]
+        resolved = [*ready.resolved, *self._attested, *self._stopped()]
         resolved += self._saving.resolved() if self._saving else []
         resolved += self._companion.end() if self._companion else []
         ready.context.reporter.phase("Saving")

@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
-from finetune_trainer import isolation, model, verify
+from finetune_trainer import isolation, model, processes, verify
 from finetune_trainer.arguments import sft_arguments
 from finetune_trainer.batches import Batch, Collator, dataset, packed_dataset, streaming_dataset
 from finetune_trainer.callback import WatchCallback
@@ -122,7 +122,8 @@ class SFT(Recipe):
 
     def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer:
         """The loss of the model before training, on the same tokens, however they were split."""
-        loss = trainer.unchanged.mean
+        loss, tokens = processes.total(trainer.unchanged.loss, trainer.unchanged.tokens)
+        loss /= tokens
         # Dropout within the model, and bfloat16, are what may differ.
         tolerance = FIRST_LOSS_TOLERANCE * max(1.0, loss)
         return KnownAnswer(loss, tolerance, "that of the model before training, on the same rows")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from transformers import PrinterCallback, TrainingArguments
 
-from finetune_trainer import heads, verify
+from finetune_trainer import heads, processes, verify
 from finetune_trainer.arguments import label_arguments
 from finetune_trainer.batches import Batch
 from finetune_trainer.callback import WatchCallback
@@ -86,7 +86,8 @@ class Supervised(Recipe):
 
     def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer:
         """The loss of the model before training, on the same rows and with the same dropout."""
-        loss = trainer.unchanged.value
+        loss, labels = processes.total(trainer.unchanged.loss, trainer.unchanged.labels)
+        loss /= max(1, labels)
         lora, share = ready.spec.tuning.lora, TOLERANCES[ready.settings.precision]
         if lora and lora.variant == "LoftQ":
             share = max(share, CORRECTED)

@@ -1,0 +1,1 @@
+"""What `test_distributed` starts with torchrun."""
