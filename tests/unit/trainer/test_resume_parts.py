@@ -9,14 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from datasets import Dataset
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainingArguments
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer import termination
 from finetune_trainer.errors import StopRequestedError, TrainerError
-from finetune_trainer.resume import randomness, tree, weights
+from finetune_trainer.resume import randomness, sharding, tree, weights
 from finetune_trainer.resume.pace import Pace
 from finetune_trainer.resume.trainer import Resumable
 
@@ -62,6 +66,62 @@ def test_other_tensors_are_refused() -> None:
     with pytest.raises(TrainerError) as caught:
         weights.restore(nn.Linear(2, 3), stored)
     assert caught.value.reason is Reason.RESUME_INCOMPATIBLE
+
+
+def sharded(mesh: DeviceMesh) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A sharded layer that has learned for three steps, and its optimiser."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6))
+    fully_shard(net, mesh=mesh)
+    optimizer = torch.optim.AdamW(net.parameters())
+    for _ in range(3):
+        net(torch.randn(2, 4)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return net, optimizer
+
+
+def one_of_two(rank: int, folder: Path) -> None:
+    """Saves a layer that is spread over two processes, and brings it back to an untrained one."""
+    store = f"file://{folder}/rendezvous"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    net, optimizer = sharded(mesh)
+    place = folder if rank == 0 else None
+    tree.write(place, "weights", weights.of(net))
+    tree.write(place, "optimizer", optimizer.state_dict())
+    dist.barrier()
+
+    other = nn.Sequential(nn.Linear(4, 6))
+    fully_shard(other, mesh=mesh)
+    weights.restore(other, tree.read(folder, "weights"))
+    again = torch.optim.AdamW(other.parameters())
+    again.load_state_dict(sharding.spread_state(tree.read(folder, "optimizer"), again))
+    for model, its in ((net, optimizer), (other, again)):
+        torch.manual_seed(5)
+        model(torch.randn(2, 4)).square().sum().backward()
+        its.step()
+    for mine, theirs in zip(net.parameters(), other.parameters(), strict=True):
+        assert isinstance(theirs, DTensor)
+        assert torch.equal(mine.to_local(), theirs.to_local())
+    dist.destroy_process_group()
+
+
+def test_tensors_that_are_spread_over_processes_are_stored_whole(tmp_path: Path) -> None:
+    children = []
+    for rank in range(2):
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                one_of_two(rank, tmp_path)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(pid)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    assert codes == [0, 0]
+    assert tree.read(tmp_path, "weights")["0.weight"].shape == (6, 4)
 
 
 class Rows(nn.Module):

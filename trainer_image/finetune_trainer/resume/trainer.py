@@ -15,6 +15,7 @@ from finetune_trainer import processes
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.resume import randomness, tree, weights
 from finetune_trainer.resume.sampling import EpochSeeded
+from finetune_trainer.resume.sharding import spread_state
 
 # transformers looks for this name.
 _STATE = "trainer_state.json"
@@ -36,11 +37,12 @@ class Resumable:
             folder: Where to; only rank 0 writes.
         """
         every = processes.gather_objects(randomness.state())
-        if not processes.is_main():
-            return
         trainer: Foreign = self
-        tree.write(folder, _WEIGHTS, weights.of(trainer.model))
-        tree.write(folder, _OPTIMIZER, trainer.optimizer.state_dict())
+        place = folder if processes.is_main() else None
+        tree.write(place, _WEIGHTS, weights.of(trainer.model))
+        tree.write(place, _OPTIMIZER, trainer.optimizer.state_dict())
+        if place is None:
+            return
         counters = {name: getattr(self, name) for name in KEPT if hasattr(self, name)}
         tree.write(folder, _COUNTERS, [trainer.lr_scheduler.state_dict(), counters])
         tree.write(folder, _RANDOM, every)
@@ -78,7 +80,8 @@ class Resumable:
             return
         trainer: Foreign = self
         folder = Path(checkpoint)
-        trainer.optimizer.load_state_dict(tree.read(folder, _OPTIMIZER))
+        state = spread_state(tree.read(folder, _OPTIMIZER), trainer.optimizer)
+        trainer.optimizer.load_state_dict(state)
         scheduler, counters = tree.read(folder, _COUNTERS)
         trainer.lr_scheduler.load_state_dict(scheduler)
         for name, value in counters.items():

@@ -11,26 +11,31 @@ from typing import Any, TypeAlias
 import torch
 from safetensors.torch import load_file, save_file
 
+from finetune_trainer.resume.sharding import whole
+
 Tree: TypeAlias = Any
 """Dictionaries, lists, tuples, tensors, numbers, strings, booleans and None, one within the other."""
 # A container is a JSON object with one member, whose name tells what it was.
 _DICT, _LIST, _TUPLE, _TENSOR = "dict", "list", "tuple", "tensor"
 
 
-def write(folder: Path, name: str, value: Tree) -> None:
+def write(folder: Path | None, name: str, value: Tree) -> None:
     """Store a value.
 
     Args:
-        folder: Where to; is made if it is not there.
+        folder: Where to; is made if it is not there. None where another process writes, and this one
+            has but to hand over its parts of tensors.
         name: Of both files; the second is left out if there is no tensor.
         value: Of dictionaries, lists, tuples, tensors, numbers, strings, booleans and None.
 
     Raises:
         TypeError: There is something else in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, torch.Tensor] = {}
     outline = _taken_apart(value, tensors)
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(outline), "utf-8")
     if tensors:
         save_file(tensors, folder / f"{name}.safetensors")
@@ -48,7 +53,7 @@ def _taken_apart(value: Tree, tensors: dict[str, torch.Tensor]) -> Tree:
         return value
     if isinstance(value, torch.Tensor):
         key = str(len(tensors))
-        tensors[key] = value.detach().cpu().contiguous()
+        tensors[key] = whole(value).cpu().contiguous()
         return {_TENSOR: key}
     if isinstance(value, dict):
         pairs = value.items()

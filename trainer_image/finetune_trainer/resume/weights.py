@@ -10,6 +10,7 @@ import torch
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Model
+from finetune_trainer.resume.sharding import spread_as
 
 # Starts that were computed from the base: another machine may round them otherwise.
 _STARTS = (".start_A", ".start_B")
@@ -36,4 +37,4 @@ def restore(model: Model, stored: Mapping[str, torch.Tensor]) -> None:
         message = f"{len(wrong)} tensors of the checkpoint are not those of the model: {wrong[0]}"
         raise TrainerError(Reason.RESUME_INCOMPATIBLE, message)
     for name, tensor in mine.items():
-        tensor.copy_(stored[name])
+        tensor.copy_(spread_as(stored[name], tensor))
