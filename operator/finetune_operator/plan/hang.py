@@ -47,7 +47,10 @@ def hung(facts: Facts, now: datetime) -> Ending | None:
     """The ending of trainers that make no progress; None while the lease holds."""
     progress = facts.job.status.progress
     rank_0 = next((pod for pod in facts.pods if pod.index == 0), None)
-    if progress is None or rank_0 is None or not rank_0.running or facts.job.between_attempts:
+    if progress is None or rank_0 is None or facts.job.between_attempts:
+        return None
+    # One that was told to stop saves, for as long as its grace period lasts.
+    if not rank_0.running or rank_0.deletion is not None:
         return None
     allowed = lease(progress)
     if allowed is None or (facts.tail.progress and moved(progress, facts.tail.progress)):

@@ -1,6 +1,7 @@
 """The lease: how long progress may stand still, and what must be seen before a gang is killed."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -90,6 +91,13 @@ def test_the_wall_clock_alone_kills_nobody(seconds: float, observed: float) -> N
     world = training()
     silent(world, seconds, observed)
     assert world.condition("Running") == ("True", "PodsRunning")
+
+
+def test_a_pod_that_was_told_to_stop_may_save_for_its_whole_grace_period() -> None:
+    world = training()
+    world._put(world.pods["demo-1"], deletion=world.now + timedelta(hours=5))
+    silent(world, 3601)
+    assert world.attempts == [(1, "Pending", None)]
 
 
 def test_a_step_renews_the_lease() -> None:
