@@ -1,0 +1,91 @@
+"""A job of two processes that lost one goes on as if it had not, also with another number of them.
+
+Two forked processes over gloo, as the two pods of a job with two nodes; one of them kills itself, and
+the other is killed as the operator would do it.
+"""
+
+import os
+import signal
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_trainer import recipes
+from invariant.test_resume import Act, Attempt, job, kill_at, places, to
+from support.tiny_models import pairs, tiny_model, write_jsonl
+
+KILLED = [-signal.SIGKILL, -signal.SIGKILL]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    tiny_model(folder / "policy", hidden=32, layers=1, positions=128)
+    write_jsonl(folder / "pairs.jsonl", pairs(34))
+    recipes.load("SFT", "text-generation")
+    return folder
+
+
+def spread(models: Path, strategy: str, **changes: Any) -> dict[str, Any]:
+    """A job of two processes without GPUs; 31 rows, so that a pass ends with an uneven step."""
+    two = {"resources": {"nodes": 2, "gpusPerNode": 0}, "distributed.strategy": strategy}
+    return job(models, "pairs", 14, **changes) | two
+
+
+def together(attempt: Attempt, act: Act | None = None) -> list[int]:
+    """Runs both processes; when the first is gone, so is the second. Exit statuses by rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = [_start(attempt, rank, port, act) for rank in range(2)]
+    first = os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1])
+    if first:
+        os.kill(children[1], signal.SIGKILL)
+    return [first, os.waitstatus_to_exitcode(os.waitpid(children[1], 0)[1])]
+
+
+def _start(attempt: Attempt, rank: int, port: int, act: Act | None) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0"}
+    os.environ.update(address, RANK=str(rank), WORLD_SIZE="2")
+    if rank:
+        # Its own disk; the output is the same.
+        attempt = replace(attempt, folder=attempt.folder / "other")
+        attempt.folder.mkdir(exist_ok=True)
+    attempt._in_child(None if rank else act)
+    os._exit(99)
+
+
+@pytest.mark.parametrize("strategy", ["DDP", "FSDP"])
+def test_two_processes_go_on_to_the_bit(strategy: str, models: Path, tmp_path: Path) -> None:
+    changes = spread(models, strategy)
+    whole_folder, folder = places(tmp_path)
+    whole = Attempt(whole_folder, to(whole_folder, changes))
+    assert together(whole) == [0, 0]
+    killed = Attempt(folder, to(folder, changes))
+    assert together(killed, kill_at(10, folder)) == KILLED
+    again = replace(killed, number=2)
+    assert together(again) == [0, 0]
+    assert (again.weights(), again.log()) == (whole.weights(), whole.log())
+
+
+def test_one_process_goes_on_where_two_were(models: Path, tmp_path: Path) -> None:
+    plain = {"tuning.lora": {"rank": 4}}
+    whole_folder, folder = places(tmp_path)
+    whole = Attempt(whole_folder, to(whole_folder, job(models, "pairs", 14) | plain))
+    assert whole.run()[0] == 0
+    killed = Attempt(folder, to(folder, spread(models, "FSDP") | plain))
+    assert together(killed, kill_at(10, folder)) == KILLED
+    again = Attempt(folder, to(folder, job(models, "pairs", 14) | plain), number=2)
+    status, report, _ = again.run()
+    assert status == 0, report
+    assert report is not None
+    assert report.resumed is not None
+    assert report.resumed.step == 9
+    losses = [[entry["loss"] for entry in each.log()] for each in (again, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
