@@ -1,7 +1,7 @@
 """Compare an operation with PyTorch's in the same dtype, both held against float64.
 
-The rule: the error of ours, relative in the Frobenius norm, is at most that of PyTorch plus one unit of
-the dtype's rounding. A fixed tolerance would pass wrong kernels; a multiple of PyTorch's own error does not.
+The rule: the error of ours, relative in the Frobenius norm, is at most that of PyTorch plus one or two
+units of the dtype's rounding. A fixed tolerance would pass wrong kernels.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,6 +38,12 @@ def error(got: Tensor, truth: Tensor) -> float:
     return ((got.double() - truth).norm() / truth.norm().clamp_min(1e-30)).item()
 
 
+def slack(dtype: torch.dtype) -> float:
+    """One unit of rounding; two in float32, where `exp` of NumPy and of PyTorch differ by one already."""
+    unit = torch.finfo(dtype).eps
+    return 2 * unit if dtype == torch.float32 else unit
+
+
 def widened(inputs: Sequence[object]) -> list[object]:
     return [x.double() if _floating(x) else x for x in inputs]  # type: ignore[attr-defined]
 
@@ -53,5 +59,5 @@ def assert_not_worse(
     for index, (mine, other, true) in enumerate(zip(got, theirs, truth, strict=True)):
         assert mine.dtype == other.dtype, index
         assert mine.shape == other.shape, index
-        limit = factor * error(other, true) + torch.finfo(dtype).eps
+        limit = factor * error(other, true) + slack(dtype)
         assert error(mine, true) <= limit, (index, error(mine, true), error(other, true))

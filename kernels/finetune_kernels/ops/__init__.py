@@ -1,9 +1,23 @@
 """One file an operation: formula, Triton kernels, registration with PyTorch, reference."""
 
 from finetune_kernels.ops.add_rms_norm import add_rms_norm
+from finetune_kernels.ops.cross_entropy import cross_entropy
 from finetune_kernels.ops.glu import geglu, swiglu
 from finetune_kernels.ops.layer_norm import layer_norm
+from finetune_kernels.ops.linear_cross_entropy import linear_cross_entropy
+from finetune_kernels.ops.linear_log_probs import linear_log_probs
 from finetune_kernels.ops.rms_norm import rms_norm
 from finetune_kernels.ops.rope import rope, rope_
 
-__all__ = ["add_rms_norm", "geglu", "layer_norm", "rms_norm", "rope", "rope_", "swiglu"]
+__all__ = [
+    "add_rms_norm",
+    "cross_entropy",
+    "geglu",
+    "layer_norm",
+    "linear_cross_entropy",
+    "linear_log_probs",
+    "rms_norm",
+    "rope",
+    "rope_",
+    "swiglu",
+]

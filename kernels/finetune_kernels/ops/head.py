@@ -1,0 +1,151 @@
+"""The language model head in chunks of rows: what the two fused linear losses share.
+
+`Head` projects rows to logits chunk by chunk into one buffer, and takes gradients of logits back to the
+rows and the weight. Its work is matrix products, left to cuBLAS or MKL. Called by `linear_cross_entropy`
+and `linear_log_probs`; knows nothing of losses.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from finetune_kernels.launch import same_device, sum_dtype
+
+# A chunk of rows is large enough for full speed of the products, and its logits small beside a model.
+_GPU_ROWS = 2048
+# On a CPU the weight is read anew for every chunk, which costs more than logits outside the caches;
+# beyond 32 MiB of logits nothing is gained any more.
+_CPU_ELEMENTS = 2**23
+_CPU_FEWEST_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Head:
+    """Rows that count, and the weight that turns them into logits.
+
+    Attributes:
+        rows: `(K, H)`, the hidden states of the positions that count.
+        labels: `(K,)`.
+        kept: `(K,)`, their positions among all N; None when all of them count.
+        weight: `(V, H)`.
+        bias: `(V,)` or None.
+    """
+
+    rows: Tensor
+    labels: Tensor
+    kept: Tensor | None
+    weight: Tensor
+    bias: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        ignore_index: int,
+    ) -> "Head":
+        """Gather the rows whose label counts; one wait for the device."""
+        kept = (labels != ignore_index).nonzero().squeeze(1)
+        if kept.numel() == labels.numel():
+            return cls(hidden.contiguous(), labels, None, weight, bias)
+        return cls(hidden.index_select(0, kept), labels[kept], kept, weight, bias)
+
+    def chunks(self, rows: int) -> Iterator[tuple[slice, Tensor]]:
+        """Slices of the rows with their logits, which the caller may write over until the next one."""
+        count = self.rows.shape[0]
+        size = min(rows or self._fitting_rows(), max(count, 1))
+        buffer = self.rows.new_empty(size, self.weight.shape[0])
+        for start in range(0, count, size):
+            chunk = slice(start, min(start + size, count))
+            logits = buffer[: chunk.stop - start]
+            torch.mm(self.rows[chunk], self.weight.t(), out=logits)
+            yield chunk, logits if self.bias is None else logits.add_(self.bias)
+
+    def _fitting_rows(self) -> int:
+        if self.rows.is_cuda:
+            return _GPU_ROWS
+        return max(_CPU_ELEMENTS // self.weight.shape[0], _CPU_FEWEST_ROWS)
+
+    def spread(self, rows: Tensor, count: int) -> Tensor:
+        """Values of the rows that count as values of all `count` positions, 0 for the others."""
+        if self.kept is None:
+            return rows
+        return rows.new_zeros(count, *rows.shape[1:]).index_copy_(0, self.kept, rows)
+
+
+class Gradients:
+    """Gradients of a head, summed over chunks: of rows in their dtype, of weight and bias in float32."""
+
+    def __init__(self, head: Head, hidden: bool, weight: bool, bias: bool) -> None:
+        wide = sum_dtype(head.weight.dtype)
+        self._head = head
+        self.rows = torch.empty_like(head.rows) if hidden else None
+        self.weight = torch.zeros_like(head.weight, dtype=wide) if weight else None
+        self.bias = head.weight.new_zeros(head.weight.shape[0], dtype=wide) if bias else None
+
+    def add(self, chunk: slice, gradient: Tensor) -> None:
+        """Account for the gradient of one chunk's logits."""
+        if self.rows is not None:
+            torch.mm(gradient, self._head.weight, out=self.rows[chunk])
+        if self.weight is not None:
+            _add_product(self.weight, gradient.t(), self._head.rows[chunk])
+        if self.bias is not None:
+            self.bias += gradient.sum(0, dtype=self.bias.dtype)
+
+    def outputs(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of hidden `(count, H)`, weight and bias; empty for those that were not asked for."""
+        dtype, rows = self._head.weight.dtype, self.rows
+        return (
+            self._nothing() if rows is None else self._head.spread(rows, count),
+            self._nothing() if self.weight is None else self.weight.to(dtype),
+            self._nothing() if self.bias is None else self.bias.to(dtype),
+        )
+
+    def _nothing(self) -> Tensor:
+        # Outputs of an operation may not be one tensor.
+        return self._head.rows.new_empty(0)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """`total += left @ right`, with the sum over chunks in the dtype of `total`."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    elif left.is_cuda:
+        total += torch.mm(left, right, out_dtype=total.dtype)
+    else:
+        total.addmm_(left.to(total.dtype), right.to(total.dtype))
+
+
+def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> None:
+    """Refuse what does not fit together.
+
+    Raises:
+        ValueError: Shapes, dtypes or devices differ from what the fused losses say.
+    """
+    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"hidden must be (N, H) and weight (V, H), not {tuple(hidden.shape)}, {tuple(weight.shape)}"
+        )
+    if labels.shape != hidden.shape[:1]:
+        raise ValueError(f"labels must be ({hidden.shape[0]},), not {tuple(labels.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must be ({weight.shape[0]},), not {tuple(bias.shape)}")
+    if hidden.dtype != weight.dtype or (bias is not None and bias.dtype != weight.dtype):
+        raise ValueError(f"hidden is {hidden.dtype} and the head {weight.dtype}; cast one of them")
+    same_device(hidden=hidden, weight=weight, labels=labels)
+
+
+def empty_gradients(
+    hidden: Tensor, weight: Tensor, want_hidden: bool, want_weight: bool, want_bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The shapes of `Gradients.outputs`, for the operations' fake versions."""
+    dense = torch.contiguous_format
+    return (
+        torch.empty_like(hidden, memory_format=dense) if want_hidden else hidden.new_empty(0),
+        torch.empty_like(weight) if want_weight else hidden.new_empty(0),
+        weight.new_empty(weight.shape[0]) if want_bias else hidden.new_empty(0),
+    )
