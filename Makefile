@@ -113,6 +113,6 @@ $(UV):
 	@echo "Installing the locked packages into .venv (6 GB; minutes the first time)"
 	test -x $(BIN)/python || $(UV) venv --quiet --python '>=3.11,<3.14' .venv
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes --only-binary :all: \
-		-r locks/dev.txt
+		--no-binary deepspeed -r locks/dev.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@

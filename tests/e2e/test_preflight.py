@@ -52,8 +52,8 @@ def test_bad_data_is_refused_before_a_gpu_is_held(
 
 def test_good_data_is_planned_and_then_a_gpu_is_asked_for(tenant: Tenant) -> None:
     """The node's GPUs are made up, so the trainer finds none: what the preflight found stays."""
-    tenant.apply("gpu-good", GPU)
-    status = tenant.wait("gpu-good", "Failed", 700)
+    tenant.apply("gpu-good", {**GPU, "runPolicy.retries": {"infrastructure": 0}})
+    status = tenant.wait("gpu-good", "Failed")
     assert status["failure"]["reason"] == "GPUNotFound", status["failure"]
     assert conditions(status)["InputChecked"] == "True"
     assert status["plan"]["rows"] == 64
