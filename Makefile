@@ -17,7 +17,7 @@ export FINETUNE_CACHE := $(CACHE)
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types unit cluster chart e2e invariant matrix parity chaos bounds generate \
+.PHONY: help demo test check lint types unit runs cluster chart e2e invariant matrix parity chaos bounds generate \
 	locks bench bench-learning cluster-up cluster-down clean
 
 ##@ Use
@@ -37,7 +37,7 @@ cluster-down: .venv/ready ## stop them
 
 ##@ Check
 
-test: check cluster chart e2e invariant ## every test that needs no root and no GPU
+test: check runs cluster chart e2e invariant ## every test that needs no root and no GPU
 
 check: lint types unit ## lint, types and unit tests
 
@@ -56,6 +56,9 @@ types: .venv/ready ## mypy, strict
 
 unit: .venv/ready ## unit tests
 	OMP_NUM_THREADS=1 $(PYTEST) tests/unit -q -n $(WORKERS) --dist loadfile
+
+runs: .venv/ready ## whole runs of the trainer on tiny models, and its storage under attack
+	OMP_NUM_THREADS=1 $(PYTEST) tests/runs -q -n $(WORKERS) --dist loadfile
 
 cluster: .venv/ready ## tests against a real API server
 	$(PYTEST) tests/cluster -q
