@@ -107,7 +107,7 @@ class Saved(nn.Linear):
         super().__init__(3, 3)
         self.lossy = lossy
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_pretrained(self, folder: Path, state_dict: None) -> None:
         folder.mkdir(parents=True)
         kept = {n: p for n, p in self.state_dict().items() if not (self.lossy and n == "bias")}
         save_file(kept, folder / "model.safetensors")
