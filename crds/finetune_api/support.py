@@ -52,16 +52,6 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check("training.extra", lambda s: bool(s.training.extra), "extra arguments are not read yet"),
     Check(
-        "distributed.strategy",
-        lambda s: s.distributed.strategy.startswith("ZeRO"),
-        "DeepSpeed is not there yet; FSDP shards the same state",
-    ),
-    Check(
-        "distributed.offload",
-        lambda s: s.distributed.offload != "None",
-        "nothing is offloaded in this version",
-    ),
-    Check(
         "output.uri",
         lambda s: _scheme(s.output.uri) == "pvc",
         "the output goes to s3:// in this version",

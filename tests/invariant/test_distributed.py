@@ -27,7 +27,8 @@ FULL = {"tuning": {"type": "Full"}}
 DPO = {"method": {"type": "DPO"}, "data.train": [{"source": "preferences"}]}
 # On a laptop without GPUs, two processes on the CPU stand for them.
 BOTH = {"resources.gpusPerNode": 2}
-DDP, FSDP = ({"distributed.strategy": name, **BOTH} for name in ("DDP", "FSDP"))
+STRATEGIES = ("DDP", "FSDP", "ZeRO1", "ZeRO2", "ZeRO3")
+DDP, FSDP, ZERO1, ZERO2, ZERO3 = ({"distributed.strategy": n, **BOTH} for n in STRATEGIES)
 # Name of a run -> what it changes, and how far losses and weights may be off.
 RUNS: dict[str, tuple[dict[str, Any], float]] = {
     "sft-ddp": ({**DDP}, 1e-5),
@@ -35,6 +36,11 @@ RUNS: dict[str, tuple[dict[str, Any], float]] = {
     "dpo-ddp": ({**DDP, **DPO}, 1e-5),
     "sft-fsdp": ({**FSDP}, 1e-4),
     "full-fsdp": ({**FSDP, **FULL}, 1e-4),
+    "sft-zero1": ({**ZERO1}, 1e-4),
+    "sft-zero2": ({**ZERO2}, 1e-4),
+    "full-zero2": ({**ZERO2, **FULL}, 1e-4),
+    "sft-zero3": ({**ZERO3}, 1e-4),
+    "full-zero3": ({**ZERO3, **FULL}, 1e-4),
 }
 
 
@@ -129,6 +135,6 @@ def test_two_processes_learn_what_one_learns(
 
 @pytest.mark.parametrize("name", RUNS)
 def test_what_really_ran_is_attested(together: dict[str, Report], name: str) -> None:
-    strategy = name.rpartition("-")[2].upper()
+    strategy = {each.lower(): each for each in STRATEGIES}[name.rpartition("-")[2]]
     resolved = {each.field: each.value for each in together[name].resolved or ()}
     assert resolved["distributed"] == f"{strategy} on 2 processes over gloo"

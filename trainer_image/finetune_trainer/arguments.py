@@ -98,7 +98,7 @@ def trainer_arguments(settings: Settings, folder: Path) -> dict[str, Any]:
     """
     chosen = {name: value(settings) for name, value in FROM_SETTINGS.items()}
     if settings.processes > 1:
-        chosen |= strategies.arguments(settings.strategy, settings.device)
+        chosen |= strategies.arguments(settings.strategy, settings.device, settings.precision)
     return {**FIXED, **chosen, "output_dir": str(folder)}
 
 

@@ -20,11 +20,12 @@ from transformers import TrainerCallback
 from finetune_api.records import Report
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
-from finetune_trainer import processes
+from finetune_trainer import processes, zero, zero_config
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.resolve import Settings
+from finetune_trainer.sanity import GRADIENT_SEEN
 from finetune_trainer.sharded import whole
 from finetune_trainer.spreading import spread, uneven
 from finetune_trainer.strategies import COLLECTIVE_SECONDS
@@ -32,6 +33,13 @@ from finetune_trainer.strategies import COLLECTIVE_SECONDS
 BACKENDS = {"cuda": "nccl", "cpu": "gloo"}
 # Downloads and tokenization differ in time from node to node, and are in no collective.
 PREPARED_SECONDS = 6 * 3600
+_HELD = {
+    "DDP": "each holds the whole model",
+    "FSDP": "each holds a part of every tensor",
+    "ZeRO1": "each holds a part of the optimiser state",
+    "ZeRO2": "each holds a part of gradients and optimiser state",
+    "ZeRO3": "each holds a part of every tensor",
+}
 
 
 def join(settings: Settings, data: Prepared[Any]) -> None:
@@ -71,7 +79,7 @@ def _digest(settings: Settings, data: Prepared[Any]) -> str:
 def _let_accelerate_shard(settings: Settings) -> None:
     """Set up accelerate's state on the CPU, where by itself it runs DDP whatever it is told.
 
-    Its FSDP is chosen by the kind of the process group, of which those on a CPU are none.
+    FSDP and DeepSpeed are chosen by the kind of the process group, of which those on a CPU are none.
     """
     if settings.device == "cuda":
         return
@@ -79,8 +87,12 @@ def _let_accelerate_shard(settings: Settings) -> None:
 
     AcceleratorState._reset_state(reset_partial_state=True)
     state = PartialState(cpu=True)
-    if settings.strategy.sharded:
-        state._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    if settings.strategy.zero:
+        zero.without_compiler()
+    kinds = {"FSDP": DistributedType.MULTI_GPU}
+    kinds |= dict.fromkeys(zero_config.STAGES, DistributedType.DEEPSPEED)
+    if settings.strategy.name in kinds:
+        state._shared_state["distributed_type"] = kinds[settings.strategy.name]
 
 
 def install(trainer: Foreign, settings: Settings) -> list[Resolved]:
@@ -105,6 +117,8 @@ class _Attestation(TrainerCallback):
 
     def on_train_begin(self, *_: object, **__: object) -> None:
         """All is wrapped."""
+        if self._settings.strategy.zero:
+            zero.note_gradients(self._trainer.model, GRADIENT_SEEN)
         self._seen[:] = attest(self._trainer, self._settings)
 
     def on_step_end(self, *_: object, **__: object) -> None:
@@ -121,7 +135,7 @@ def require_agreement(model: Model) -> None:
         TrainerError: DistributedMismatch.
     """
     trained = [each for each in model.parameters() if each.requires_grad]
-    sums = [float(whole(each.detach()).sum(dtype=torch.float64)) for each in trained]
+    sums = [float(whole(each).sum(dtype=torch.float64)) for each in trained]
     told = processes.gather_objects(sums)
     if any(each != sums for each in told):
         raise _mismatch("after a step, the trained weights differ from process to process")
@@ -155,9 +169,15 @@ def _differences(trainer: Foreign, settings: Settings) -> Iterator[str]:
     name = wrapped_by(trainer.model_wrapped)
     if name != settings.strategy.name:
         yield f"{name} has wrapped the model in place of {settings.strategy.name}"
-    precision = {"no": "Float32", "bf16": "BFloat16"}.get(trainer.accelerator.mixed_precision)
+    precision = _precision(trainer, settings)
     if precision != settings.precision:
         yield f"the arithmetic is {precision} in place of {settings.precision}"
+
+
+def _precision(trainer: Foreign, settings: Settings) -> str | None:
+    if settings.strategy.zero:
+        return zero.precision(trainer.model_wrapped)
+    return {"no": "Float32", "bf16": "BFloat16"}.get(trainer.accelerator.mixed_precision)
 
 
 def wrapped_by(model: Model) -> str:
@@ -167,14 +187,21 @@ def wrapped_by(model: Model) -> str:
     trained = [each for each in model.parameters() if each.requires_grad]
     if isinstance(model, FSDPModule) and all(isinstance(each, DTensor) for each in trained):
         return "FSDP"
-    return "None"
+    stage = zero.stage(model)
+    return f"ZeRO{stage}" if stage else "None"
 
 
 def _found(settings: Settings) -> Resolved:
     name = settings.strategy.name
-    held = {"DDP": "each holds the whole model", "FSDP": "each holds a part of every tensor"}[name]
+    held = _HELD[name]
     value = f"{name} on {settings.processes} processes over {BACKENDS[settings.device]}"
     return Resolved(field="distributed", value=value, why=f"attested at the first step: {held}")
+
+
+def end(trainer: Foreign, settings: Settings) -> None:
+    """Let go of what spread the model; nothing more is asked of the trained one."""
+    if settings.strategy.zero:
+        zero.end(trainer)
 
 
 def done() -> Report:

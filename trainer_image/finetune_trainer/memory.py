@@ -56,9 +56,8 @@ class Memory:
     reference: int
     runtime: int
 
-    def sharded(self, processes: int) -> "Memory":
-        """The same where each process holds its part of weights, gradients and optimiser."""
-        parts = ("weights", "gradients", "optimizer")
+    def divided(self, processes: int, parts: tuple[str, ...]) -> "Memory":
+        """The same where each process holds its part of some of it, such as of the optimiser."""
         return replace(self, **{name: getattr(self, name) // processes for name in parts})
 
     @property

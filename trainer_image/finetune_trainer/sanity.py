@@ -14,16 +14,17 @@ from pathlib import Path
 import torch
 from peft import PeftModel, PeftType, get_peft_model_state_dict
 from safetensors.torch import load_file
-from torch.nn.parallel import DistributedDataParallel
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer import processes
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Foreign, Model
-from finetune_trainer.sharded import whole, whole_state
+from finetune_trainer.sharded import unwrapped, whole, whole_state
 
 STARTS_ELSEWHERE = "starts_elsewhere"
 """Attribute of a model whose adapter changes it from the start, though adapters of its kind do not."""
+GRADIENT_SEEN = "gradient_seen"
+"""Attribute of a parameter that a gradient has reached, where none is kept."""
 # Their last factor is zero at first, or one.
 _AT_BASE = (PeftType.LORA, PeftType.ADALORA, PeftType.IA3)
 
@@ -73,7 +74,7 @@ def before_first_step(model: Model) -> Iterator[None]:
     Without its adapter, whose start is then proved to change nothing, if it is of a kind that starts
     so. Virtual tokens and some other kinds change the model from the start.
     """
-    plain = _unwrapped(model)
+    plain = unwrapped(model)
     with _evaluating(model), _without_adapter(plain) if _starts_at_base(plain) else nullcontext():
         yield
 
@@ -81,7 +82,7 @@ def before_first_step(model: Model) -> Iterator[None]:
 def fingerprints(model: Model) -> Fingerprints:
     """Two sums over each trainable tensor; one changed element changes them."""
     return {
-        name: (_sum(parameter), _sum(parameter.detach().square()))
+        name: _sums(whole(parameter))
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
@@ -94,7 +95,7 @@ def require_gradients(model: Model) -> None:
         TrainerError: SanityCheckFailed naming those without a gradient.
     """
     trainable = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
-    without = [name for name, parameter in trainable if parameter.grad is None]
+    without = [name for name, each in trainable if not _reached(each)]
     if without or not trainable:
         what = f"{len(without)} of {len(trainable)} trainable tensors got no gradient"
         raise _failed(what, without)
@@ -173,8 +174,8 @@ def _lost_in_saving(model: Model, folder: Path) -> list[str]:
     return [name for name, tensor in expected.items() if _digest(tensor) not in known]
 
 
-def _unwrapped(model: Model) -> Model:
-    return model.module if isinstance(model, DistributedDataParallel) else model
+def _reached(parameter: torch.Tensor) -> bool:
+    return parameter.grad is not None or getattr(parameter, GRADIENT_SEEN, False)
 
 
 @contextmanager
@@ -201,13 +202,14 @@ def _has_other_adapter(model: Model) -> bool:
 
 
 def _digest(tensor: torch.Tensor) -> tuple[tuple[int, ...], str, str]:
-    held = whole(tensor.detach()).cpu()
+    held = tensor.detach().cpu()
+    one, two = _sums(held)
     # As text, because a tensor of NaN equals itself there; that it is NaN is for others to tell.
-    return tuple(held.shape), str(_sum(held)), str(_sum(held.square()))
+    return tuple(held.shape), str(one), str(two)
 
 
-def _sum(tensor: torch.Tensor) -> float:
-    return float(whole(tensor.detach()).sum(dtype=torch.float64))
+def _sums(held: torch.Tensor) -> tuple[float, float]:
+    return float(held.sum(dtype=torch.float64)), float(held.square().sum(dtype=torch.float64))
 
 
 def _failed(what: str, names: list[str]) -> TrainerError:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from ruamel.yaml import YAML
 
-from finetune_trainer import processes, stopping
+from finetune_trainer import processes, stopping, zero
 from finetune_trainer.foreign import Model, Tokenizer
 from finetune_trainer.model_card import Facts, model_card
 from finetune_trainer.sharded import whole_state
@@ -23,8 +23,8 @@ JOB, RUN_FILE = "job.yaml", "run.json"
 
 def round_weights(model: Model, dtype: torch.dtype) -> None:
     """Round every weight to what `dtype` can hold; the weights keep their own dtype."""
-    with torch.no_grad():
-        for parameter in model.parameters():
+    for parameter in model.parameters():
+        with torch.no_grad(), zero.changing(parameter):
             parameter.copy_(parameter.to(dtype))
 
 

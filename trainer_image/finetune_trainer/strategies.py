@@ -1,7 +1,8 @@
 """Which strategy spreads a model over several processes, and how transformers is told. Pure.
 
 Called by `recipes.course` to choose, by `arguments` to render, and by `distributed` to see that it is
-what ran. FSDP is torch's `fully_shard` (Zhao et al. 2023, arXiv 2304.11277), through accelerate.
+what ran. FSDP is torch's `fully_shard` (Zhao et al. 2023, arXiv 2304.11277), ZeRO is DeepSpeed's; both go
+through accelerate.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from finetune_api.meta import AUTO
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
+from finetune_trainer import zero_config
 from finetune_trainer.errors import TrainerError
 
 # Of these it is shown that several processes learn what one learns.
@@ -25,19 +27,31 @@ class Strategy:
 
     Attributes:
         name: `None`: there is one process. `DDP`: each holds the whole model. `FSDP`: each holds a part
-            of everything.
-        offload: Whether parts and optimiser state lie in the memory of the CPU.
+            of everything. `ZeRO1`, `ZeRO2`, `ZeRO3`: of the optimiser state, of gradients too, of
+            everything.
+        offload: As in the spec: what lies in the memory of the CPU.
     """
 
     name: str = "None"
-    offload: bool = False
+    offload: str = "None"
 
     @property
-    def sharded(self) -> bool:
-        """Whether no process holds the whole model in training."""
-        return self.name == "FSDP"
+    def zero(self) -> bool:
+        """Whether DeepSpeed trains."""
+        return self.name in zero_config.STAGES
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What each process holds but a part of, in the words of `memory.Memory`."""
+        return _PARTS.get(self.name, ())
 
 
+_PARTS = {
+    "FSDP": ("weights", "gradients", "optimizer"),
+    "ZeRO1": ("optimizer",),
+    "ZeRO2": ("gradients", "optimizer"),
+    "ZeRO3": ("weights", "gradients", "optimizer"),
+}
 ONE_PROCESS = Strategy()
 
 
@@ -47,6 +61,7 @@ def refuse(spec: FineTuneJobSpec, processes: int) -> None:
     Raises:
         TrainerError: DistributedUnsupported.
     """
+    _refuse_offload(spec, processes)
     if processes == 1:
         return
     strategy = spec.distributed.strategy
@@ -57,19 +72,49 @@ def refuse(spec: FineTuneJobSpec, processes: int) -> None:
         raise _unsupported("streamed rows on several processes", "leave out `data.streaming`")
     if spec.tuning.type == "AdaLoRA":
         raise _unsupported("AdaLoRA on several processes", "use LoRA, or one GPU")
-    if strategy == "FSDP":
-        _refuse_fsdp(spec)
+    if strategy in _PARTS:
+        _refuse_divided(spec, strategy)
+    if strategy in zero_config.STAGES:
+        _refuse_zero(spec, strategy)
 
 
-def _refuse_fsdp(spec: FineTuneJobSpec) -> None:
+def _refuse_divided(spec: FineTuneJobSpec, strategy: str) -> None:
     if spec.method.type != "SFT" or spec.model.task != "text-generation":
-        raise _unsupported(f"{spec.method.type} of {spec.model.task} with FSDP", "use DDP")
+        what = f"{spec.method.type} of {spec.model.task} with {strategy}"
+        raise _unsupported(what, "use DDP")
     if spec.training.early_stopping:
-        raise _unsupported("`training.earlyStopping` with FSDP", "use DDP")
+        raise _unsupported(f"`training.earlyStopping` with {strategy}", "use DDP")
     if spec.tuning.quantization:
-        raise _unsupported("a quantised base with FSDP", "use DDP")
+        raise _unsupported(f"a quantised base with {strategy}", "use DDP")
     if spec.tuning.type not in ("LoRA", "Full"):
-        raise _unsupported(f"{spec.tuning.type} with FSDP", "use DDP, or LoRA or Full")
+        raise _unsupported(f"{spec.tuning.type} with {strategy}", "use DDP, or LoRA or Full")
+
+
+def _refuse_zero(spec: FineTuneJobSpec, strategy: str) -> None:
+    if spec.training.optimizer not in (AUTO, "AdamW"):
+        # DeepSpeed gives an optimiser flat pieces, and these go by the shape of a tensor.
+        what = f"`training.optimizer` {spec.training.optimizer} with {strategy}"
+        raise _unsupported(what, "use AdamW, or DDP")
+    if spec.checkpoints.every_steps != AUTO:
+        raise _unsupported(f"`checkpoints.everySteps` with {strategy}", "use FSDP, or DDP")
+    if spec.tuning.lora and spec.tuning.lora.learning_rate_ratio is not None:
+        raise _unsupported(f"`tuning.lora.learningRateRatio` with {strategy}", "use DDP")
+
+
+def _refuse_offload(spec: FineTuneJobSpec, processes: int) -> None:
+    offload, strategy = spec.distributed.offload, spec.distributed.strategy
+    if offload == "None":
+        return
+    if strategy not in zero_config.STAGES:
+        hint = "name ZeRO1, ZeRO2 or ZeRO3 under `distributed.strategy`"
+        raise _unsupported(f"`distributed.offload` with {strategy}", hint)
+    if offload == "All" and strategy != "ZeRO3":
+        hint = "use ZeRO3, or `offload: Optimizer`"
+        raise _unsupported(f"`distributed.offload: All` with {strategy}, which keeps weights", hint)
+    if processes == 1:
+        raise _unsupported("`distributed.offload` on one GPU", "ask for several GPUs")
+    if spec.resources.gpus_per_node == 0:
+        raise _unsupported("`distributed.offload` without GPUs", "leave it out")
 
 
 def choose(
@@ -83,13 +128,13 @@ def choose(
         needed: Bytes on each device if each holds the whole model, counted by `memory`.
         room: Bytes of a device; None if that is not known, as on the CPU.
     """
-    wanted, offload = spec.distributed.strategy, spec.distributed.offload == "All"
+    wanted, offload = spec.distributed.strategy, spec.distributed.offload
     if processes == 1:
         return ONE_PROCESS, []
     if wanted != AUTO:
         return Strategy(wanted, offload), []
     name, why = _auto(spec, needed, room)
-    return Strategy(name, offload), [Resolved(field="distributed.strategy", value=name, why=why)]
+    return Strategy(name), [Resolved(field="distributed.strategy", value=name, why=why)]
 
 
 def _auto(spec: FineTuneJobSpec, needed: int, room: int | None) -> tuple[str, str]:
@@ -99,28 +144,32 @@ def _auto(spec: FineTuneJobSpec, needed: int, room: int | None) -> tuple[str, st
     if needed <= room:
         return "DDP", f"the whole model fits each GPU, and nothing else must be sent: {need}"
     try:
-        _refuse_fsdp(spec)
+        _refuse_divided(spec, "FSDP")
     except TrainerError as error:
         return "DDP", f"{need}, but it cannot be sharded: {error.message}"
     return "FSDP", f"the whole model does not fit each GPU: {need}"
 
 
-def arguments(strategy: Strategy, device: str) -> dict[str, Any]:
+def arguments(strategy: Strategy, device: str, precision: str = "Float32") -> dict[str, Any]:
     """Keyword arguments of `TrainingArguments`, for more than one process; golden files show them."""
     common: dict[str, Any] = {
         "ddp_timeout": COLLECTIVE_SECONDS,
         "average_tokens_across_devices": True,
         "ddp_find_unused_parameters": False,
     }
+    # Without a GPU accelerate would run DDP in place of these, unless it finds its state set up.
+    own_state = {"accelerator_config": {"use_configured_state": True}} if device == "cpu" else {}
+    if strategy.zero:
+        config = zero_config.config(strategy.name, strategy.offload, device, precision)
+        # DeepSpeed itself takes care of bfloat16.
+        return {**common, "bf16": False, "deepspeed": config, **own_state}
     if strategy.name != "FSDP":
         return common
-    # Without a GPU accelerate would run DDP in place of FSDP, unless it finds its state set up.
-    own_state = {"accelerator_config": {"use_configured_state": True}} if device == "cpu" else {}
     config = {
         "version": 2,
         "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
         "reshard_after_forward": True,
-        "cpu_offload": strategy.offload,
+        "cpu_offload": False,
         "state_dict_type": "FULL_STATE_DICT",
     }
     return {**common, "fsdp": True, "fsdp_config": config, **own_state}

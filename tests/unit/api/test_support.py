@@ -21,10 +21,6 @@ def test_the_minimal_job_is_supported() -> None:
         ({"training.kernels": "Triton"}, "training.kernels"),
         ({"data.train": [{"source": "job://first"}]}, "data.train[0].source"),
         (
-            {"resources.gpusPerNode": 2, "distributed.strategy": "ZeRO2"},
-            "distributed.strategy",
-        ),
-        (
             {"tracking": {"wandb": {"project": "p", "credentials": {"secretName": "s"}}}},
             "tracking.wandb",
         ),

@@ -18,6 +18,7 @@ from support.jobs import spec
 
 GOLDEN = Path(__file__).parent / "golden"
 GIB = 2**30
+ZERO3, ALL = {"distributed.strategy": "ZeRO3"}, {"distributed.offload": "All"}
 LENGTH = {"type": "Length", "targetTokens": 8}
 
 
@@ -26,15 +27,21 @@ def wanted(changes: dict[str, Any] | None = None) -> FineTuneJobSpec:
 
 
 @pytest.mark.parametrize(
-    ("name", "strategy", "device"),
+    ("name", "strategy", "device", "precision"),
     [
-        ("ddp", Strategy("DDP"), "cuda"),
-        ("fsdp", Strategy("FSDP"), "cuda"),
-        ("fsdp-cpu", Strategy("FSDP"), "cpu"),
+        ("ddp", Strategy("DDP"), "cuda", "BFloat16"),
+        ("fsdp", Strategy("FSDP"), "cuda", "BFloat16"),
+        ("fsdp-cpu", Strategy("FSDP"), "cpu", "Float32"),
+        ("zero1-offload", Strategy("ZeRO1", "Optimizer"), "cuda", "BFloat16"),
+        ("zero2", Strategy("ZeRO2"), "cuda", "BFloat16"),
+        ("zero2-cpu", Strategy("ZeRO2"), "cpu", "Float32"),
+        ("zero3-offload", Strategy("ZeRO3", "All"), "cuda", "BFloat16"),
     ],
 )
-def test_what_transformers_is_told(name: str, strategy: Strategy, device: str) -> None:
-    found = strategies.arguments(strategy, device)
+def test_what_transformers_is_told(
+    name: str, strategy: Strategy, device: str, precision: str
+) -> None:
+    found = strategies.arguments(strategy, device, precision)
     assert found == json.loads((GOLDEN / f"strategy-{name}.json").read_text())
     assert set(found) <= {field.name for field in fields(TrainingArguments)}
 
@@ -50,6 +57,13 @@ def test_what_transformers_is_told(name: str, strategy: Strategy, device: str) -
             "DPO of text-generation with FSDP",
         ),
         ({"distributed.strategy": "FSDP", "tuning.type": "IA3"}, "IA3 with FSDP"),
+        ({**ZERO3, "method.type": "DPO"}, "DPO of text-generation with ZeRO3"),
+        ({**ZERO3, "training.optimizer": "Adafactor"}, "Adafactor with ZeRO3"),
+        ({**ZERO3, "checkpoints.everySteps": 5}, "everySteps` with ZeRO3"),
+        ({**ZERO3, "tuning.lora": {"learningRateRatio": 16}}, "learningRateRatio` with ZeRO3"),
+        ({"distributed.strategy": "FSDP", **ALL}, "offload` with FSDP"),
+        ({"distributed.strategy": "ZeRO2", **ALL}, "All` with ZeRO2"),
+        ({**ZERO3, **ALL, "resources.nodes": 2, "resources.gpusPerNode": 0}, "without GPUs"),
     ],
 )
 def test_what_is_not_shown_to_be_right_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -57,7 +71,15 @@ def test_what_is_not_shown_to_be_right_is_refused(changes: dict[str, Any], messa
     with pytest.raises(TrainerError, match=message) as caught:
         strategies.refuse(job, 2)
     assert caught.value.reason is Reason.DISTRIBUTED_UNSUPPORTED
-    strategies.refuse(job, 1)
+    if job.distributed.offload == "None":
+        strategies.refuse(job, 1)
+
+
+def test_offload_on_one_gpu_is_refused_and_not_passed_over() -> None:
+    job = wanted({**ZERO3, **ALL})
+    strategies.refuse(job, 2)
+    with pytest.raises(TrainerError, match="on one GPU"):
+        strategies.refuse(job, 1)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +106,18 @@ def test_what_is_given_is_taken_and_not_noted() -> None:
     assert strategies.choose(job, 1, needed=1, room=2) == (ONE_PROCESS, [])
 
 
-def test_each_process_holds_its_part_of_what_is_sharded() -> None:
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [
+        ("DDP", (80, 40, 160)),
+        ("ZeRO1", (80, 40, 40)),
+        ("ZeRO2", (80, 10, 40)),
+        ("ZeRO3", (20, 10, 40)),
+        ("FSDP", (20, 10, 40)),
+    ],
+)
+def test_each_process_holds_its_part_of_what_is_divided(
+    name: str, held: tuple[int, int, int]
+) -> None:
     whole = Memory(80, 40, 160, activations=7, logits=5, reference=0, runtime=3)
-    assert whole.sharded(4) == Memory(20, 10, 40, 7, 5, 0, 3)
+    assert whole.divided(4, Strategy(name).parts) == Memory(*held, 7, 5, 0, 3)

@@ -59,8 +59,7 @@ def complete(recipe: Recipe, ready: Ready, room: int | None = None) -> Ready:
     memory = estimate(outline, ready.config, ready.spec, ready.settings)
     count = ready.settings.processes
     strategy, told = strategies.choose(ready.spec, count, needed=memory.total, room=room)
-    if strategy.sharded:
-        memory = memory.sharded(count)
+    memory = memory.divided(count, strategy.parts)
     found = {
         "trainable_parameters": trainable,
         "total_parameters": total,

@@ -144,6 +144,7 @@ class Session:
         save.save_records(folder, facts)
         samples.write(folder, tokenizer, self._questions, before.answers, after.answers)
         fence = self._saving.fence if self._saving else None
+        distributed.end(self.trainer, ready.settings)
         return Trained(plan, resolved, evaluation, reference, labels, fence)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from finetune_api.meta import AUTO
 from finetune_api.run_file import RunFile
 from finetune_api.v1alpha1.status import Resolved
-from finetune_trainer import processes, termination
+from finetune_trainer import processes, termination, zero_config
 from finetune_trainer.checkpoints import (
     BackgroundPublisher,
     CheckpointStore,
@@ -57,7 +57,8 @@ class Checkpointing:
         self._publisher: BackgroundPublisher | None = None
         self._every = None if spec.every_steps == AUTO else int(spec.every_steps)
         self._keep = spec.keep or DEFAULT_KEEP
-        self._kept = not context.laptop
+        self._why_not = _why_not(context)
+        self._kept = self._why_not is None
         self._pace = Pace()
         self._last = 0
         self._found: Found | None = None
@@ -124,9 +125,8 @@ class Checkpointing:
 
     def resolved(self) -> list[Resolved]:
         """How often the run is saved, if it was for us to say and is known."""
-        if not self._kept:
-            why = "a manifest that is run without Kubernetes is a new job each time"
-            return [Resolved(field=_FIELD, value="never", why=why)]
+        if self._why_not:
+            return [Resolved(field=_FIELD, value="never", why=self._why_not)]
         auto = self._context.run.spec.checkpoints.every_steps == AUTO
         if not auto or self._every is None:
             return []
@@ -180,6 +180,15 @@ class Checkpointing:
         known = newest.save_seconds if newest else None
         seconds = float(known) if known is not None else None
         return self._pace.allowance(self._context.run.grace_seconds, seconds)
+
+
+def _why_not(context: Context) -> str | None:
+    if context.laptop:
+        return "a manifest that is run without Kubernetes is a new job each time"
+    strategy = context.run.spec.distributed.strategy
+    if strategy in zero_config.STAGES and processes.world_size() > 1:
+        return f"there are no checkpoints with {strategy} yet: a job that is ended begins anew"
+    return None
 
 
 def clear(output: Place, run: RunFile) -> None:
