@@ -10,7 +10,8 @@ PYTHON := $(BIN)/python -P
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header pyproject.toml
 PYTEST := $(BIN)/pytest
-# Processes of the unit tests; each imports torch for itself (1.2 GB).
+# Processes that share the tests of a suite. Each imports torch for itself (1.2 GB), and has a cluster of
+# its own where there is one.
 WORKERS ?= 2
 
 export FINETUNE_CACHE := $(CACHE)
@@ -61,16 +62,16 @@ runs: .venv/ready ## whole runs of the trainer on tiny models, and its storage u
 	OMP_NUM_THREADS=1 $(PYTEST) tests/runs -q -n $(WORKERS) --dist loadfile
 
 cluster: .venv/ready ## tests against a real API server
-	$(PYTEST) tests/cluster -q
+	$(PYTEST) tests/cluster -q -n $(WORKERS) --dist loadfile
 
 chart: .venv/ready ## tests of the Helm chart
 	$(PYTEST) tests/chart -q
 
 e2e: .venv/ready ## jobs from apply to the adapter in S3
-	$(PYTEST) tests/e2e -q
+	$(PYTEST) tests/e2e -q -n $(WORKERS) --dist loadfile
 
 invariant: .venv/ready ## losses, curves and learning that must not change
-	$(PYTEST) tests/invariant -q
+	OMP_NUM_THREADS=1 $(PYTEST) tests/invariant -q -n $(WORKERS) --dist loadfile
 
 matrix: .venv/ready ## run every cell of the compatibility table
 	PYTHONPATH=tests $(PYTHON) -m invariant.matrix $(ARGS)
