@@ -25,6 +25,8 @@ from support.tiny_models import pairs, tiny_llama, write_jsonl
 ROWS, STEPS = 22, 6
 FULL = {"tuning": {"type": "Full"}}
 DPO = {"method": {"type": "DPO"}, "data.train": [{"source": "preferences"}]}
+# As on GPUs, where layers are computed again for the backward pass.
+CHECKPOINTING = {"training.gradientCheckpointing": "Enabled"}
 # On a laptop without GPUs, two processes on the CPU stand for them.
 BOTH = {"resources.gpusPerNode": 2}
 STRATEGIES = ("DDP", "FSDP", "ZeRO1", "ZeRO2", "ZeRO3")
@@ -39,7 +41,7 @@ RUNS: dict[str, tuple[dict[str, Any], float]] = {
     "sft-zero1": ({**ZERO1}, 1e-4),
     "sft-zero2": ({**ZERO2}, 1e-4),
     "full-zero2": ({**ZERO2, **FULL}, 1e-4),
-    "sft-zero3": ({**ZERO3}, 1e-4),
+    "sft-zero3": ({**ZERO3, **CHECKPOINTING}, 1e-4),
     "full-zero3": ({**ZERO3, **FULL}, 1e-4),
 }
 
