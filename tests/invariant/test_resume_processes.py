@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from finetune_api.records import ExitCode
 from finetune_trainer import recipes
 from invariant.test_resume import Act, Attempt, job, kill_at, places, to
 from support.tiny_models import pairs, tiny_model, write_jsonl
 
-KILLED = [-signal.SIGKILL, -signal.SIGKILL]
+# The other one may have noticed, and ended by itself, before it was killed.
+KILLED = ([-signal.SIGKILL, -signal.SIGKILL], [-signal.SIGKILL, ExitCode.TEMPORARY])
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def test_two_processes_go_on_to_the_bit(strategy: str, models: Path, tmp_path: P
     whole = Attempt(whole_folder, to(whole_folder, changes))
     assert together(whole) == [0, 0]
     killed = Attempt(folder, to(folder, changes))
-    assert together(killed, kill_at(10, folder)) == KILLED
+    assert together(killed, kill_at(10, folder)) in KILLED
     again = replace(killed, number=2)
     assert together(again) == [0, 0]
     assert (again.weights(), again.log()) == (whole.weights(), whole.log())
@@ -80,7 +82,7 @@ def test_one_process_goes_on_where_two_were(models: Path, tmp_path: Path) -> Non
     whole = Attempt(whole_folder, to(whole_folder, job(models, "pairs", 14) | plain))
     assert whole.run()[0] == 0
     killed = Attempt(folder, to(folder, spread(models, "FSDP") | plain))
-    assert together(killed, kill_at(10, folder)) == KILLED
+    assert together(killed, kill_at(10, folder)) in KILLED
     again = Attempt(folder, to(folder, job(models, "pairs", 14) | plain), number=2)
     status, report, _ = again.run()
     assert status == 0, report
