@@ -77,10 +77,7 @@ class Checkpointing:
         """
         if not self._kept:
             return None
-        if processes.is_main():
-            self._store.claim()
-        processes.barrier()
-        found = self._store.newest(self._folder / f"resumed-{processes.local_rank()}")
+        found = self._newest()
         if found is None:
             return None
         require_same(found.manifest.identity, self._identity, found.status.uri)
@@ -88,6 +85,18 @@ class Checkpointing:
         self._context.reporter.resumed(found.status)
         logger.info("going on from %s", found.status.uri)
         return found.folder
+
+    def _newest(self) -> Found | None:
+        """The newest whole checkpoint by rank 0's reading: all must go on from the same one."""
+        folder = self._folder / f"resumed-{processes.local_rank()}"
+        found: Found | None = None
+        if processes.is_main():
+            self._store.claim()
+            found = self._store.newest(folder)
+        name = processes.gather_objects(found.name if found else None)[0]
+        if name is None or processes.is_main():
+            return found
+        return self._store.named(name, folder)
 
     @contextmanager
     def training(self) -> Iterator[None]:

@@ -1,19 +1,14 @@
-"""Tensors of which each process holds a part: put together for a checkpoint, and spread again.
+"""Whole tensors of a checkpoint, spread over processes again.
 
-Used by `tree`, `weights` and `trainer`. A checkpoint holds whole tensors, so that a run can go on with
-another number of processes. All processes must do the same with the same tensors in the same order.
+Used by `weights` and `trainer`. A checkpoint holds whole tensors, which `sharded` puts together, so that a
+run can go on with another number of processes. All processes must do the same with the same tensors in
+the same order.
 """
 
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
-
-
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor with the parts of all processes."""
-    held = tensor.detach()
-    return held.full_tensor() if isinstance(held, DTensor) else held
 
 
 def spread_as(tensor: torch.Tensor, template: torch.Tensor) -> torch.Tensor:

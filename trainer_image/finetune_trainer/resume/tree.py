@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from safetensors.torch import load_file, save_file
 
-from finetune_trainer.resume.sharding import whole
+from finetune_trainer.sharded import whole
 
 Tree: TypeAlias = Any
 """Dictionaries, lists, tuples, tensors, numbers, strings, booleans and None, one within the other."""
