@@ -86,10 +86,11 @@ def disturbed(
         folder: Where the output is downloaded to.
         tell: Is told of every fault.
     """
-    began, kills = time.monotonic(), []
+    began = time.monotonic()
+    kills: list[Kill] = []
     target.tenant.apply(target.job, JOB)
     for number, fault in enumerate(faults, 1):
-        kill = _strike(target, fault)
+        kill = _strike(target, fault, kills[-1] if kills else None)
         if kill is None:
             break
         kills.append(kill)
@@ -109,10 +110,10 @@ def weights(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
-def _strike(target: Target, fault: str) -> Kill | None:
+def _strike(target: Target, fault: str, last: Kill | None) -> Kill | None:
     """Strikes at a random moment; None if the job has ended before."""
     began = time.monotonic()
-    back = _wait_for_training(target) if target.random.random() < IN_TRAINING else None
+    back = _wait_for_training(target, last) if target.random.random() < IN_TRAINING else None
     time.sleep(target.random.uniform(0, MOMENT_SECONDS))
     while time.monotonic() < began + WAIT_SECONDS:
         status = _going_on(target)
@@ -126,18 +127,24 @@ def _strike(target: Target, fault: str) -> Kill | None:
     raise AssertionError(f"nothing to strike with {fault!r} within {WAIT_SECONDS:.0f} s: {status}")
 
 
-def _wait_for_training(target: Target) -> float:
-    """The time at which the newest attempt was seen to train, or the job to have ended."""
+def _wait_for_training(target: Target, last: Kill | None) -> float:
+    """The time at which training was seen to go on after the last fault, or the job to have ended.
 
-    def trains() -> bool | None:
+    Just after a fault, the status still tells of the time before.
+    """
+    before = (last.attempt, last.step) if last else (0, 0)
+
+    def goes_on() -> bool | None:
         status = _going_on(target)
         if status is None:
             return True
         attempt = (status.get("attempts") or [{}])[-1]
         progress = status.get("progress") or {}
-        return (attempt.get("state"), progress.get("phase")) == ("Running", "Training") or None
+        news = (attempt.get("number", 0), progress.get("step", 0)) > before
+        trains = (attempt.get("state"), progress.get("phase")) == ("Running", "Training")
+        return (news and trains) or None
 
-    until(trains, WAIT_SECONDS, lambda: str(_status(target)))
+    until(goes_on, WAIT_SECONDS, lambda: str(_status(target)))
     return time.monotonic()
 
 

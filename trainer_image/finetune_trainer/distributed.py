@@ -4,7 +4,6 @@ Called by `recipes.course` once every process has its rows, by `recipes.session`
 `watch` at the first step. Training over the processes is accelerate's, told by `strategies`.
 """
 
-import hashlib
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -25,6 +24,7 @@ from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.resolve import Settings
+from finetune_trainer.resume.identity import digest
 from finetune_trainer.sanity import GRADIENT_SEEN
 from finetune_trainer.sharded import whole
 from finetune_trainer.spreading import spread, uneven
@@ -69,11 +69,8 @@ def _meet(backend: str) -> None:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
 
 
-def _digest(settings: Settings, data: Prepared[Any]) -> str:
-    found = hashlib.sha256(repr(settings).encode())
-    for row in data.packed or data.train:
-        found.update(repr(row).encode())
-    return found.hexdigest()
+def _digest(settings: Settings, data: Prepared[Any]) -> tuple[str, str]:
+    return repr(settings), digest(data)
 
 
 def _let_accelerate_shard(settings: Settings) -> None:
