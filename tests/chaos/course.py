@@ -6,13 +6,14 @@ again as often as it takes: what is tested is the result, not the budget.
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos.faults import FAULTS, Target
+from chaos.faults import ENDING, FAULTS, Target
 from support.tenant import Object, Tenant, conditions, until
 
 STEPS, EVERY = 1200, 25
@@ -132,7 +133,8 @@ def _wait_for_training(target: Target, last: Kill | None) -> float:
 
     Just after a fault, the status still tells of the time before.
     """
-    before = (last.attempt, last.step) if last else (0, 0)
+    ended = last is not None and last.fault in ENDING
+    before = (last.attempt, math.inf if ended else last.step) if last else (0, 0)
 
     def goes_on() -> bool | None:
         status = _going_on(target)

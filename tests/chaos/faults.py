@@ -125,6 +125,8 @@ FAULTS: dict[str, Callable[[Target], bool]] = {
     "API server": kill_api_server,
     "S3": kill_store,
 }
+# Those that end an attempt; the others leave the trainer alone.
+ENDING = ("trainer", "pod", "eviction", "node")
 
 
 def trainers(state: Path) -> list[int]:
