@@ -129,16 +129,16 @@ def test_a_job_deleted_during_its_preflight_leaves_nothing(stack: Stack, tenant:
 def test_a_job_suspended_during_its_preflight_gets_no_gpu_until_it_is_released(
     stack: Stack, tenant: Tenant
 ) -> None:
-    apply(stack, "held", "publishes-0.1", **checks("passes-6"))
-    until(lambda: tenant.status("held").get("state") == "Preflight" or None, 60)
-    patch = ("patch", "ftj", "held", "-n", "team", "--type=merge", "-p")
+    apply(stack, "withheld", "publishes-0.1", **checks("passes-6"))
+    until(lambda: tenant.status("withheld").get("state") == "Preflight" or None, 60)
+    patch = ("patch", "ftj", "withheld", "-n", "team", "--type=merge", "-p")
     stack.cluster.kubectl(*patch, '{"spec":{"suspend":true}}')
-    tenant.wait("held", "Suspended", 60)
-    assert jobs(tenant, "held") == []
+    tenant.wait("withheld", "Suspended", 60)
+    assert jobs(tenant, "withheld") == []
     stack.cluster.kubectl(*patch, '{"spec":{"suspend":false}}')
-    status = tenant.wait("held", "Complete", 60)
+    status = tenant.wait("withheld", "Complete", 60)
     assert [each["state"] for each in status["attempts"]] == ["Stopped", "Succeeded"]
-    assert jobs(tenant, "held") == ["paused-2", "paused-2-preflight"]
+    assert jobs(tenant, "withheld") == ["withheld-2", "withheld-2-preflight"]
 
 
 @pytest.mark.parametrize("name", ["theirs-a-1", "theirs-b-1-preflight"])
