@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types unit runs cluster chart e2e invariant matrix parity chaos bounds generate \
-	locks bench bench-learning cluster-up cluster-down clean
+	kernels locks bench bench-learning cluster-up cluster-down clean
 
 ##@ Use
 
@@ -96,6 +96,9 @@ bench-learning: .venv/ready ## one run of every method on SmolLM2: held-out figu
 generate: .venv/ready ## rewrite every generated file
 	$(PYTHON) -m finetune_api
 	$(PYTHON) helm/generate.py
+
+kernels: .venv/ready ## compile every kernel for every chip, and rewrite the table of what they take
+	$(PYTHON) -m finetune_kernels.ahead_of_time $(ARGS)
 
 locks: $(UV) ## resolve the exact versions of every role anew
 	$(COMPILE) --all-extras --group lint --group test -o locks/dev.txt

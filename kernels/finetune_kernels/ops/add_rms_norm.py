@@ -85,7 +85,8 @@ def _forward_kernel(
 def _backward_kernel(
     dy, dtotal, total, weight, r, dx, dw, rows, columns, block: tl.constexpr, wide: tl.constexpr
 ):
-    program = tl.program_id(0).to(tl.int64)
+    # Rows are counted in 32 bits: in 64, assemblers spill a register; offsets need all 64.
+    program = tl.program_id(0)
     column = tl.arange(0, block)
     inside = column < columns
     scale = tl.load(weight + column, mask=inside, other=0.0).to(wide)
@@ -101,7 +102,7 @@ def _backward_kernel(
         gradient += tl.load(dtotal + offset, mask=inside, other=0.0).to(wide)
         tl.store(dx + offset, gradient, mask=inside)
         weight_sum += upstream * (values * inverse).to(total.dtype.element_ty).to(wide)
-    tl.store(dw + program * columns + column, weight_sum, mask=inside)
+    tl.store(dw + program.to(tl.int64) * columns + column, weight_sum, mask=inside)
 
 
 @torch.library.custom_op("finetune::add_rms_norm", mutates_args=())

@@ -1,0 +1,96 @@
+"""Every operation at the shapes of real models: what `compilation` has to compile.
+
+Widths and vocabularies are those of 1B, 8B and 70B models; bfloat16 throughout, other dtypes at one shape.
+A new operation adds its cases here. Called by `table`.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune_kernels import ops
+from finetune_kernels.ahead_of_time.launches import Launch, recording
+from finetune_kernels.ops.glu import ACTIVATIONS, gated, glu_backward_
+
+# Divisible by 16, as the rows of real batches are; few, for tensors exist although nothing runs.
+_ROWS = 16
+_VOCABULARY = 128256
+_WIDTHS = (
+    (2048, torch.bfloat16),
+    (4096, torch.bfloat16),
+    (8192, torch.bfloat16),
+    (4096, torch.float16),
+    (4096, torch.float32),
+)
+Case = tuple[str, Callable[[], Any]]
+
+
+def launches() -> list[Launch]:
+    """The launches of all cases, in the catalogue's order."""
+    found: list[Launch] = []
+    for label, call in _cases():
+        with recording(label) as launched:
+            call()
+        found += launched
+    return found
+
+
+def _cases() -> Iterator[Case]:
+    yield from _norms()
+    yield from _rope()
+    yield from _gates()
+    yield from _losses()
+
+
+def _leaf(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.zeros(shape, dtype=dtype, requires_grad=True)
+
+
+def _both_ways(operation: Callable[..., Any], *inputs: object, **options: object) -> None:
+    """Call the operation and its backward pass."""
+    outputs = operation(*inputs, **options)
+    outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+    torch.autograd.backward(outputs, [torch.empty_like(y) for y in outputs])
+
+
+def _short(dtype: torch.dtype) -> str:
+    return {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}[str(dtype).split(".")[1]]
+
+
+def _norms() -> Iterator[Case]:
+    for width, dtype in _WIDTHS:
+        x, w = _leaf(_ROWS, width, dtype=dtype), _leaf(width, dtype=dtype)
+        label = f"H={width} {_short(dtype)}"
+        yield label, partial(_both_ways, ops.rms_norm, x, w)
+        yield label, partial(_both_ways, ops.add_rms_norm, x, x, w)
+        yield label, partial(_both_ways, ops.layer_norm, x, w, w)
+
+
+def _rope() -> Iterator[Case]:
+    for heads, groups, size in ((32, 8, 64), (32, 8, 128), (64, 8, 128)):
+        q, k = (_leaf(1, _ROWS, n, size).transpose(1, 2) for n in (heads, groups))
+        table, positions = torch.zeros(4096, size), torch.zeros(1, _ROWS, dtype=torch.long)
+        label = f"heads={heads}/{groups} D={size} bf16"
+        yield label, partial(_both_ways, ops.rope, q, k, table, table, positions)
+
+
+def _gates() -> Iterator[Case]:
+    for activation in ACTIVATIONS:
+        gate, up = _leaf(_ROWS, 14336), _leaf(_ROWS, 14336)
+        yield f"{activation} bf16", partial(_both_ways, gated, gate, up, activation)
+        dh, gate, up = (torch.zeros(_ROWS, 14336, dtype=torch.bfloat16) for _ in range(3))
+        yield f"{activation} bf16 in place", partial(glu_backward_, dh, gate, up, activation)
+
+
+def _losses() -> Iterator[Case]:
+    labels = torch.zeros(_ROWS, dtype=torch.long)
+    terms = {"label_smoothing": 0.1, "z_loss": 1e-4, "softcap": 30.0}
+    for dtype in (torch.bfloat16, torch.float32):
+        logits = _leaf(_ROWS, _VOCABULARY, dtype=dtype)
+        label = f"V={_VOCABULARY} {_short(dtype)}"
+        yield label, partial(_both_ways, ops.cross_entropy, logits, labels)
+        smoothed = partial(_both_ways, ops.cross_entropy, logits, labels, **terms)
+        yield f"{label} smoothed, capped", smoothed

@@ -1,0 +1,115 @@
+"""Launches as operations really make them, recorded instead of run.
+
+An operation called on CPU tensors inside `recording` reaches its kernels with the arguments, block sizes
+and warps that it would have on a GPU; what it returns then is unset memory. Called by `catalogue`. Needs
+kernels that were decorated without Triton's interpreter.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.runtime.jit import JITFunction
+
+_POINTERS = {
+    torch.float64: "*fp64",
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+    torch.uint8: "*u8",
+    torch.int8: "*i8",
+    torch.bool: "*i1",
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with everything that its machine code depends on.
+
+    Attributes:
+        label: The operation and its shape, for people.
+        kernel: The decorated function.
+        signature: Type of each argument, `constexpr` for what is compiled in.
+        constants: Values of those.
+        aligned: Positions of arguments that are multiples of 16, which makes wide loads possible.
+        options: `num_warps` and the like.
+    """
+
+    label: str
+    kernel: JITFunction[Any]
+    signature: dict[str, str]
+    constants: dict[str, Any]
+    aligned: tuple[int, ...]
+    options: dict[str, object]
+
+    @property
+    def name(self) -> str:
+        """Module and function of the kernel."""
+        module = self.kernel.fn.__module__.rpartition(".")[2]
+        return f"{module}.{self.kernel.fn.__name__.strip('_').removesuffix('_kernel')}"
+
+
+@contextmanager
+def recording(label: str) -> Iterator[list[Launch]]:
+    """Collect the launches of the block, each different one once; nothing runs."""
+    found: list[Launch] = []
+
+    def record(
+        kernel: JITFunction[Any], *args: object, grid: object, warmup: bool, **options: object
+    ) -> None:
+        launch = _launch(label, kernel, args, options)
+        if launch not in found:
+            found.append(launch)
+
+    run: Callable[..., Any] = JITFunction.run
+    interpret = triton.knobs.runtime.interpret
+    JITFunction.run = record
+    # Operations ask this before they launch on the CPU.
+    triton.knobs.runtime.interpret = True
+    try:
+        yield found
+    finally:
+        JITFunction.run = run
+        triton.knobs.runtime.interpret = interpret
+
+
+def _launch(
+    label: str, kernel: JITFunction[Any], args: tuple[object, ...], options: dict[str, object]
+) -> Launch:
+    values = dict(zip(kernel.arg_names, args, strict=False))
+    values |= {name: options.pop(name) for name in kernel.arg_names if name in options}
+    signature, constants, aligned = {}, {}, []
+    for index, parameter in enumerate(kernel.params):
+        value = values.get(parameter.name, parameter.default)
+        kind = "constexpr" if parameter.is_constexpr else _type_of(value)
+        signature[parameter.name] = kind
+        if kind == "constexpr":
+            constants[parameter.name] = value
+        elif _is_aligned(value):
+            aligned.append(index)
+    return Launch(label, kernel, signature, constants, tuple(aligned), options)
+
+
+def _type_of(value: object) -> str:
+    """The type that Triton gives an argument; None and the number 1 are compiled in."""
+    if isinstance(value, Tensor):
+        return _POINTERS[value.dtype]
+    if isinstance(value, float):
+        return "fp32"
+    if value is None or (value == 1 and not isinstance(value, bool)):
+        return "constexpr"
+    if isinstance(value, bool):
+        return "i1"
+    return "i32" if isinstance(value, int) and -(2**31) <= value < 2**31 else "i64"
+
+
+def _is_aligned(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return value.data_ptr() % 16 == 0
+    return isinstance(value, int) and not isinstance(value, bool) and value % 16 == 0
