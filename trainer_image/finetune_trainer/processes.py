@@ -41,7 +41,7 @@ def is_main() -> bool:
 
 def any_of(flag: bool) -> bool:
     """Whether `flag` holds for at least one process. All must call this, and all get one answer."""
-    return any(gather_objects(flag))
+    return bool(total(float(flag))[0])
 
 
 def barrier() -> None:
@@ -65,8 +65,17 @@ def gather_objects(value: Value) -> list[Value]:
 
 
 def total(*numbers: float) -> tuple[float, ...]:
-    """Each number, summed over all processes. All must call this."""
-    return tuple(map(sum, zip(*gather_objects(numbers), strict=True)))
+    """Each number, summed over all processes. All must call this with as many."""
+    if world_size() == 1:
+        return numbers
+    import torch
+    import torch.distributed as dist
+
+    # Called at every step: a tensor costs a quarter of what pickled objects do.
+    place = "cuda" if dist.get_backend() == dist.Backend.NCCL else "cpu"
+    sums = torch.tensor(numbers, dtype=torch.float64, device=place)
+    dist.all_reduce(sums)
+    return tuple(sums.tolist())
 
 
 def once_a_pod(

@@ -16,7 +16,7 @@ from finetune_trainer import zero_config
 from finetune_trainer.errors import TrainerError
 
 # Of these it is shown that several processes learn what one learns.
-METHODS = ("SFT", "DPO", "IPO")
+METHODS = ("SFT", "Reward", "DPO", "IPO", "KTO", "ORPO", "CPO", "SimPO")
 # A collective of training waits no longer for a process than this.
 COLLECTIVE_SECONDS = 1800
 
@@ -70,8 +70,6 @@ def refuse(spec: FineTuneJobSpec, processes: int) -> None:
         raise _unsupported(what, f"spread are {', '.join(METHODS)}; the others take one GPU")
     if spec.data.streaming:
         raise _unsupported("streamed rows on several processes", "leave out `data.streaming`")
-    if spec.tuning.type == "AdaLoRA":
-        raise _unsupported("AdaLoRA on several processes", "use LoRA, or one GPU")
     if strategy in _PARTS:
         _refuse_divided(spec, strategy)
     if strategy in zero_config.STAGES:

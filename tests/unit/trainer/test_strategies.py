@@ -50,7 +50,6 @@ def test_what_transformers_is_told(
     ("changes", "message"),
     [
         ({"method.type": "GRPO", "method.grpo": {"rewards": [LENGTH]}}, "GRPO on 2 processes"),
-        ({"method.type": "KTO"}, "KTO on 2 processes"),
         ({"data.streaming": True, "training.maxSteps": 3}, "streamed rows"),
         (
             {"distributed.strategy": "FSDP", "method.type": "DPO"},

@@ -4,19 +4,19 @@ Extended by `judged_trainer` and `pair_trainer`. The loop is that of transformer
 about optimisers; the log-probabilities come from TRL's fused head, which keeps no logits.
 """
 
-from collections import defaultdict
 from typing import Any
 
-import torch
 from peft import PeftModel
 from transformers import Trainer
 from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
+from finetune_trainer import processes
 from finetune_trainer.batches import Batch
 from finetune_trainer.foreign import Foreign
-from finetune_trainer.preference.step import WholeStep
+from finetune_trainer.preference.step import RowFigures, WholeStep
 from finetune_trainer.resolve import Settings
 from finetune_trainer.resume.trainer import Resumable
+from finetune_trainer.spreading import Void
 
 
 class AnswerTrainer(Resumable, WholeStep, Trainer):
@@ -33,7 +33,7 @@ class AnswerTrainer(Resumable, WholeStep, Trainer):
     def __init__(self, *, settings: Settings, **arguments: Foreign) -> None:
         super().__init__(**arguments)
         self._settings = settings
-        self._noted: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self.rows = RowFigures()
         self._tokens = 0
         # A loss is the share of a pass in its step, times the passes: transformers divides by them.
         self.model_accepts_loss_kwargs = False
@@ -47,18 +47,12 @@ class AnswerTrainer(Resumable, WholeStep, Trainer):
         batch: Batch = self.data_collator(rows)
         return {name: tensor.to(self._settings.device) for name, tensor in batch.items()}
 
-    def note(self, **figures: torch.Tensor) -> None:
-        """Remember figures of rows, of shape (rows,), whose mean over the step is logged."""
-        for name, values in figures.items():
-            self._noted[name].append(values.detach())
-
     def count(self, batch: Batch) -> None:
         """Count the tokens of a pass."""
-        self._tokens += int(batch["attention_mask"].sum())
+        if not isinstance(batch, Void):
+            self._tokens += int(batch["attention_mask"].sum())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log a step with its figures."""
-        rows = {name: torch.cat(values) for name, values in self._noted.items()}
-        means = {name: float(each.mean()) for name, each in rows.items() if len(each)}
-        self._noted.clear()
-        super().log({**logs, **means, "num_tokens": self._tokens}, start_time)
+        tokens = processes.total(self._tokens)[0]
+        super().log({**logs, **self.rows.means(), "num_tokens": tokens}, start_time)

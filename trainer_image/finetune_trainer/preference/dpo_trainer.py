@@ -16,34 +16,19 @@ from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.preference.pairs import (
     ROUNDING,
     PairFigures,
-    accuracy,
     chunks,
     forward,
+    ordered,
 )
 from finetune_trainer.preference.reference import NoReferenceModel, Reference
-from finetune_trainer.preference.step import Size, WholeStep
+from finetune_trainer.preference.step import MeansOverRows, Recorder, RowFigures, Size, WholeStep
 from finetune_trainer.resolve import Settings
 from finetune_trainer.resume.trainer import Resumable
 
-
-class Recorder:
-    """Passes a call on to the model, and keeps what it gave.
-
-    Attributes:
-        outputs: Of the last call.
-    """
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self.outputs: Foreign = None
-
-    def __call__(self, **inputs: Foreign) -> Foreign:
-        """The model's outputs."""
-        self.outputs = self._model(**inputs)
-        return self.outputs
+_REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
 
-class ReferencedPairs(Resumable, WholeStep, DPOTrainer):
+class ReferencedPairs(Resumable, WholeStep, MeansOverRows, DPOTrainer):
     """Trains on pairs against a reference.
 
     Args:
@@ -71,6 +56,7 @@ class ReferencedPairs(Resumable, WholeStep, DPOTrainer):
     ) -> None:
         self._settings, self._likelihood = settings, likelihood
         self.first_likelihood = [0.0, 0]
+        self.rows = RowFigures()
         super().__init__(**arguments, ref_model=NoReferenceModel(arguments["model"].config))
         # Log-probabilities of the reference come with each batch, whenever they were computed.
         self.ref_model, self.precompute_ref_logps = None, True
@@ -101,9 +87,11 @@ class ReferencedPairs(Resumable, WholeStep, DPOTrainer):
         """The share of one forward pass in the loss of its step."""
         recorder, share = Recorder(model), self.share(inputs)
         if self.reference is not None:
-            inputs = inputs | _columns(self.reference.in_training(inputs))
+            columns = _columns(self.reference.in_training(inputs))
+            # Of the same kind: a void batch stays one.
+            inputs = type(inputs)({**inputs, **columns})
         loss = super().compute_loss(recorder, inputs) * share.rows
-        self._count_ties(inputs, recorder.outputs)
+        self._note(inputs, recorder.outputs)
         if self._likelihood:
             if self.state.global_step == 0:
                 # A void batch is nobody's first.
@@ -143,23 +131,32 @@ class ReferencedPairs(Resumable, WholeStep, DPOTrainer):
         chosen: torch.Tensor = outputs.log_probs.chunk(2)[0]
         return -chosen.sum() / self.size(batch).tokens
 
-    def _count_ties(self, batch: Batch, outputs: Foreign) -> None:
-        chosen, rejected = outputs.log_probs.detach().sum(1).chunk(2)
-        margins = chosen - batch["ref_chosen_logps"] - rejected + batch["ref_rejected_logps"]
-        # TRL calls a tie wrong, and so an untrained policy worse than chance.
-        self._metrics["train"]["rewards/accuracies"][-1] = accuracy(margins, ROUNDING)
+    def _note(self, batch: Batch, outputs: Foreign) -> None:
+        sums = outputs.log_probs.detach().sum(1).chunk(2)
+        better, worse = (
+            each - batch[name] for each, name in zip(sums, _REFERENCE_COLUMNS, strict=True)
+        )
+        figures = {
+            "rewards/chosen": self.beta * better,
+            "rewards/rejected": self.beta * worse,
+            "rewards/margins": self.beta * (better - worse),
+            # TRL calls a tie wrong, and so an untrained policy worse than chance.
+            "rewards/accuracies": ordered(better - worse, ROUNDING),
+            "logps/chosen": sums[0],
+            "logps/rejected": sums[1],
+        }
+        self.rows.note(batch, **figures)
 
     def _with_reference(self, rows: Dataset, reference: Reference) -> Dataset:
         found = [
             _columns(reference.before_training(self.batch(chunk)))
             for chunk in chunks(rows, self._settings.micro_batch_size)
         ]
-        for name in ("ref_chosen_logps", "ref_rejected_logps"):
+        for name in _REFERENCE_COLUMNS:
             values = [value for part in found for value in part[name].tolist()]
             rows = rows.add_column(name, values)
         return rows
 
 
 def _columns(sums: torch.Tensor) -> Batch:
-    chosen, rejected = sums.chunk(2)
-    return {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+    return dict(zip(_REFERENCE_COLUMNS, sums.chunk(2), strict=True))

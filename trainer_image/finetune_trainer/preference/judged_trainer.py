@@ -18,6 +18,7 @@ import torch
 from datasets import Dataset
 
 from finetune_api.v1alpha1.method import KTO
+from finetune_trainer import processes
 from finetune_trainer.batches import Batch
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.preference.answer_trainer import AnswerTrainer
@@ -25,6 +26,7 @@ from finetune_trainer.preference.judged import OWN, STRANGE
 from finetune_trainer.preference.pairs import chunks, forward
 from finetune_trainer.preference.reference import Reference
 from finetune_trainer.preference.step import Size
+from finetune_trainer.spreading import Void
 from finetune_trainer.watch import Measures
 
 
@@ -53,7 +55,7 @@ class JudgedAnswers(AnswerTrainer):
         arguments: Those of `AnswerTrainer`.
 
     Attributes:
-        desirable: Rows of the first step that were judged good.
+        desirable: Rows of the first step that were judged good, on this process.
         undesirable: Those that were judged bad.
     """
 
@@ -86,18 +88,18 @@ class JudgedAnswers(AnswerTrainer):
         """All passes of the next step, and z0 of them."""
         batches, items = super().get_batch_samples(*arguments)
         if batches:
-            self._divergence = divergence([self._strange(batch) for batch in batches])
+            self._divergence = self._of_step(batches)
         return batches, items
 
     def compute_loss(self, model: Model, inputs: Batch, *_: Foreign, **__: Foreign) -> torch.Tensor:
         """The share of one forward pass in the loss of its step."""
         good = inputs["label"]
-        if self.state.global_step == 0:
+        if self.state.global_step == 0 and not isinstance(inputs, Void):
             self.desirable += int(good.sum())
             self.undesirable += int((~good).sum())
         ratios = self._sums(model, inputs) - self._of_reference(inputs, OWN)
         self.count(inputs)
-        self._note(ratios, good)
+        self._note(inputs, ratios, good)
         return self.losses(ratios, good, self._divergence).mean() * self.share(inputs).rows
 
     def losses(self, ratios: torch.Tensor, good: torch.Tensor, z0: torch.Tensor) -> torch.Tensor:
@@ -129,10 +131,21 @@ class JudgedAnswers(AnswerTrainer):
             figures["rewardMargin"] = margin
         return figures
 
-    def _note(self, ratios: torch.Tensor, good: torch.Tensor) -> None:
-        rewards = self._block.beta * ratios
-        self.note(desirableReward=rewards[good], undesirableReward=rewards[~good])
-        self.note(kl=self._divergence.expand(len(ratios)))
+    def _of_step(self, batches: Sequence[Batch]) -> torch.Tensor:
+        """z0 of a step, of which this process has some passes."""
+        # Void ones too: all processes must go through the model alike.
+        found = [self._strange(self._prepare_inputs(batch)) for batch in batches]
+        pairs = zip(found, batches, strict=True)
+        rows = [ratios for ratios, batch in pairs if not isinstance(batch, Void)]
+        total, count = processes.total(
+            sum(float(each.double().sum()) for each in rows), sum(map(len, rows))
+        )
+        return found[0].new_tensor(total / count).clamp(min=0)
+
+    def _note(self, batch: Batch, ratios: torch.Tensor, good: torch.Tensor) -> None:
+        rewards, z0 = self._block.beta * ratios, self._divergence.expand(len(ratios))
+        noted = {"desirableReward": rewards[good], "undesirableReward": rewards[~good], "kl": z0}
+        self.rows.note(batch, **noted)
 
     @torch.no_grad()
     def _strange(self, batch: Batch) -> torch.Tensor:

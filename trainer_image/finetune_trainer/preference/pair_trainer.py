@@ -45,7 +45,8 @@ class ReferenceFreePairs(AnswerTrainer):
         arguments: Those of `AnswerTrainer`.
 
     Attributes:
-        unchanged: The loss of the model before training on the rows of the first step.
+        unchanged: The loss of the model before training on the rows of the first step; with several
+            processes, this one's share.
     """
 
     def __init__(self, *, objective: Objective, **arguments: Foreign) -> None:
@@ -66,7 +67,7 @@ class ReferenceFreePairs(AnswerTrainer):
             self.unchanged += loss / len(self._passes)
         terms = self._terms(model, inputs)
         self.count(inputs)
-        self._note(terms)
+        self._note(inputs, terms)
         return self._of_pass(terms, inputs)
 
     @torch.no_grad()
@@ -106,9 +107,10 @@ class ReferenceFreePairs(AnswerTrainer):
         name = "attention_mask" if self._objective.on_prompts else "completion_mask"
         return batch[name][:, 1:].chunk(2)[0]
 
-    def _note(self, terms: Terms) -> None:
+    def _note(self, batch: Batch, terms: Terms) -> None:
         beta, chosen, rejected = self._objective.beta, terms.chosen, terms.rejected
-        self.note(
+        self.rows.note(
+            batch,
             **{
                 "rewards/margins": beta * (chosen - rejected),
                 "rewards/accuracies": (chosen > rejected).float(),
@@ -116,5 +118,5 @@ class ReferenceFreePairs(AnswerTrainer):
                 "rewards/rejected": beta * rejected,
                 "logps/chosen": chosen,
                 "logps/rejected": rejected,
-            }
+            },
         )

@@ -100,14 +100,18 @@ def forward(
         )
 
 
+def ordered(margins: torch.Tensor, tie: float) -> torch.Tensor:
+    """1 for each pair that is ordered rightly; a tie counts half, as a coin would."""
+    return (margins > tie).float() + 0.5 * (margins.abs() <= tie).float()
+
+
 def accuracy(margins: torch.Tensor, tie: float) -> float:
-    """Share of pairs that are ordered rightly; a tie counts half, as a coin would.
+    """Share of pairs that are ordered rightly.
 
     >>> accuracy(torch.tensor([0.5, 0.0, -0.2, 0.1]), tie=1e-3)
     0.625
     """
-    right = (margins > tie).float() + 0.5 * (margins.abs() <= tie).float()
-    return float(right.mean())
+    return float(ordered(margins, tie).mean())
 
 
 def measures(found: Sequence[PairFigures]) -> Measures:

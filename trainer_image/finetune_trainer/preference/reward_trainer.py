@@ -17,7 +17,7 @@ from finetune_trainer.data.rows import PreferenceRow
 from finetune_trainer.evaluation import autocast
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.preference.pairs import PairFigures
-from finetune_trainer.preference.step import Size, WholeStep
+from finetune_trainer.preference.step import MeansOverRows, Recorder, RowFigures, Size, WholeStep
 from finetune_trainer.resolve import Settings
 from finetune_trainer.resume.trainer import Resumable
 from finetune_trainer.sanity import before_first_step
@@ -34,7 +34,7 @@ def dataset(rows: Sequence[PreferenceRow]) -> Dataset:
     )
 
 
-class ScoredPairs(Resumable, WholeStep, RewardTrainer):
+class ScoredPairs(Resumable, WholeStep, MeansOverRows, RewardTrainer):
     """Trains a model with one output to score the better answer higher.
 
     Args:
@@ -43,12 +43,14 @@ class ScoredPairs(Resumable, WholeStep, RewardTrainer):
         arguments: Those of TRL's trainer.
 
     Attributes:
-        unchanged: The loss of the model before training on the rows of the first step.
+        unchanged: The loss of the model before training on the rows of the first step; with several
+            processes, this one's share.
     """
 
     def __init__(self, *, settings: Settings, center: float, **arguments: Foreign) -> None:
         self._settings, self._center = settings, center
         self.unchanged = 0.0
+        self.rows = RowFigures()
         super().__init__(**arguments)
 
     def batch(self, rows: list[dict[str, Any]]) -> Batch:
@@ -67,9 +69,21 @@ class ScoredPairs(Resumable, WholeStep, RewardTrainer):
             with before_first_step(model):
                 loss = float(self.pair_figures(inputs, model).loss.mean())
             self.unchanged += share * loss / len(self._passes)
+        recorder = Recorder(model)
         # TRL writes into the batch that it is given.
-        loss_of_pass: torch.Tensor = super().compute_loss(model, dict(inputs))
+        loss_of_pass: torch.Tensor = super().compute_loss(recorder, dict(inputs))
+        self._note(inputs, recorder.outputs.logits.detach().squeeze(-1).float())
         return loss_of_pass * share
+
+    def _note(self, batch: Batch, scores: torch.Tensor) -> None:
+        chosen, rejected = scores.chunk(2)
+        margins = chosen - rejected
+        self.rows.note(
+            batch,
+            accuracy=(margins > 0).float(),
+            margin=margins,
+            mean_reward=(chosen + rejected) / 2,
+        )
 
     @torch.no_grad()
     def pair_figures(self, batch: Batch, model: Model = None) -> PairFigures:

@@ -5,12 +5,15 @@ mean of these. That is the mean over the step only where all passes hold the sam
 tokens; they do not at the end of an epoch, nor for answers of different length.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from finetune_trainer import processes
 from finetune_trainer.batches import Batch
-from finetune_trainer.foreign import Foreign
+from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.spreading import Void
 
 
@@ -49,6 +52,61 @@ def share(part: Size, step: Sequence[Size]) -> Share:
     """
     rows, tokens = sum(each.rows for each in step), sum(each.tokens for each in step)
     return Share(len(step) * part.rows / rows, len(step) * part.tokens / max(1, tokens))
+
+
+class RowFigures:
+    """Figures of the rows of a step, on whichever process they were."""
+
+    def __init__(self) -> None:
+        self._noted: dict[str, list[torch.Tensor]] = defaultdict(list)
+
+    def note(self, batch: Batch, **figures: torch.Tensor) -> None:
+        """Remember figures of shape (rows,); every process must note the same names in a step."""
+        for name, values in figures.items():
+            self._noted[name].append(values.detach()[: 0 if isinstance(batch, Void) else None])
+
+    def means(self) -> dict[str, float]:
+        """The mean of each over all rows since the last call, of all processes; all must call this."""
+        rows = {name: torch.cat(values) for name, values in self._noted.items()}
+        self._noted.clear()
+        sums = [float(each.double().sum()) for each in rows.values()]
+        found = processes.total(*sums, *map(len, rows.values()))
+        pairs = zip(rows, found[: len(rows)], found[len(rows) :], strict=True)
+        return {name: total / count for name, total, count in pairs if count}
+
+
+class MeansOverRows:
+    """Mixin for a trainer of TRL: logs means over the rows of a step in place of those over passes.
+
+    Attributes:
+        rows: Takes the figures, by TRL's names.
+    """
+
+    rows: RowFigures
+
+    def log(self, logs: dict[str, float], *rest: Foreign) -> None:
+        """Log a step."""
+        trainer: Foreign = self
+        for name, mean in self.rows.means().items():
+            trainer._metrics["train"][name] = [mean]
+        super().log(logs, *rest)  # type: ignore[misc]
+
+
+class Recorder:
+    """Passes a call on to the model, and keeps what it gave.
+
+    Attributes:
+        outputs: Of the last call.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.outputs: Foreign = None
+
+    def __call__(self, **inputs: Foreign) -> Foreign:
+        """The model's outputs."""
+        self.outputs = self._model(**inputs)
+        return self.outputs
 
 
 class WholeStep:

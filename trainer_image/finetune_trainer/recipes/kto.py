@@ -16,7 +16,7 @@ from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.method import Reference
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
-from finetune_trainer import verify
+from finetune_trainer import processes, verify
 from finetune_trainer.arguments_preference import judged_arguments
 from finetune_trainer.batches import Batch, Collator
 from finetune_trainer.callback import WatchCallback
@@ -103,7 +103,7 @@ class KTO(Recipe):
         block = self._block(ready.spec)
         if block.reference and block.reference.source:
             return None
-        good, bad = trainer.desirable, trainer.undesirable
+        good, bad = processes.total(trainer.desirable, trainer.undesirable)
         weights = good * block.desirable_weight + bad * block.undesirable_weight
         loss = 0.5 * weights / (good + bad)
         tolerance = TOLERANCES[ready.settings.precision] * max(1.0, loss)

@@ -10,6 +10,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from finetune_api.v1alpha1 import method
 from finetune_api.v1alpha1.job import FineTuneJobSpec
+from finetune_trainer import processes
 from finetune_trainer.arguments_preference import answer_arguments
 from finetune_trainer.callback import WatchCallback
 from finetune_trainer.foreign import Foreign, Model
@@ -53,7 +54,7 @@ class ReferenceFree(PairRecipe):
 
     def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer:
         """The loss of the model before training."""
-        loss = trainer.unchanged
+        loss = processes.total(trainer.unchanged)[0]
         tolerance = TOLERANCES[ready.settings.precision] * max(1.0, loss)
         return KnownAnswer(loss, tolerance, "that of the model before training, on the same rows")
 

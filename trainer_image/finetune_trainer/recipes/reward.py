@@ -20,7 +20,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.method import RewardModelling
 from finetune_api.v1alpha1.status import Resolved
-from finetune_trainer import heads, model, stopping
+from finetune_trainer import heads, model, processes, stopping
 from finetune_trainer.arguments_preference import reward_arguments
 from finetune_trainer.callback import WatchCallback
 from finetune_trainer.context import Context
@@ -94,7 +94,7 @@ class Reward(PairRecipe):
 
     def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer:
         """The loss of the model before training: that of its scores, which a new head draws by lot."""
-        loss = trainer.unchanged
+        loss = processes.total(trainer.unchanged)[0]
         tolerance = TOLERANCES[ready.settings.precision] * max(1.0, loss)
         return KnownAnswer(loss, tolerance, "that of the model before training, on the same rows")
 
