@@ -1,5 +1,9 @@
 """How training is fast: Triton kernels with their PyTorch references.
 
-For `finetune_trainer` alone, and usable without it. `ops` has one file an operation. Nothing
-patches a model yet, and `training.kernels: Triton` is refused.
+For `finetune_trainer` alone, and usable without it. `ops` has one file an operation; `patch` puts them
+into one model.
 """
+
+from finetune_kernels.patching.model import Kernels, Patch, patch
+
+__all__ = ["Kernels", "Patch", "patch"]

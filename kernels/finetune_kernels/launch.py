@@ -3,6 +3,8 @@
 Called by the files of `ops`. Nothing here is tuned while a job runs: block sizes follow from shapes.
 """
 
+import os
+
 import torch
 import triton
 import triton.language as tl
@@ -12,11 +14,13 @@ from torch import Tensor
 ELEMENTWISE_BLOCK = 1024
 # Columns that one program holds in registers at once; longer rows are walked in steps.
 ROW_BLOCK = 4096
+# Read once: Triton reads it when it decorates the kernels, and torch.compile cannot follow its reading.
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
 
 
 def kernels_run_on(x: Tensor) -> bool:
     """Whether Triton kernels can run on the device of `x`: a GPU, or any with the interpreter on."""
-    return bool(x.is_cuda or triton.knobs.runtime.interpret)
+    return x.is_cuda or INTERPRETED
 
 
 def sum_dtype(dtype: torch.dtype) -> torch.dtype:
