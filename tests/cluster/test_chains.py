@@ -27,9 +27,9 @@ def test_a_job_starts_at_once_when_the_one_it_reads_is_complete(
 ) -> None:
     """The dependent is applied first, so that its source is absent, then there, then Complete."""
     mark = stack.cluster.audit.mark()
-    apply(stack, "second", "publishes-0.1", **reads("first"))
+    apply(tenant, "second", "publishes-0.1", **reads("first"))
     waits(tenant, "second", "job first (does not exist yet)")
-    apply(stack, "first", "publishes-0.5")
+    apply(tenant, "first", "publishes-0.5")
     waits(tenant, "second", "job first (Running)")
     assert tenant.children("jobs", "second") == []
     tenant.wait("first", "Complete", 60)
@@ -40,7 +40,7 @@ def test_a_job_starts_at_once_when_the_one_it_reads_is_complete(
     status = tenant.wait("second", "Complete", 60)
     assert [c["status"] for c in status["conditions"] if c["type"] == "Accepted"] == ["True"]
     [pod] = tenant.children("pods", "second")
-    said = stack.cluster.kubectl("logs", pod["metadata"]["name"], "-n", "team").stdout
+    said = tenant.kubectl("logs", pod["metadata"]["name"])
     assert "job://first lies in s3://models/publishes-0.5" in said
     writes = [w for w in stack.operator_writes(mark) if w.name == "second"]
     # Absent, Pending, Starting, Running of the other at most; then the five of a life.
@@ -48,9 +48,9 @@ def test_a_job_starts_at_once_when_the_one_it_reads_is_complete(
 
 
 def test_a_waiting_job_costs_nothing_and_a_restart_neither(stack: Stack, tenant: Tenant) -> None:
-    apply(stack, "patient-a", "publishes", **reads("never"))
-    apply(stack, "endless", "hangs")
-    apply(stack, "patient-b", "publishes", **reads("endless"))
+    apply(tenant, "patient-a", "publishes", **reads("never"))
+    apply(tenant, "endless", "hangs")
+    apply(tenant, "patient-b", "publishes", **reads("endless"))
     waits(tenant, "patient-a", "does not exist yet")
     waits(tenant, "patient-b", "job endless (Running)")
     time.sleep(2)
@@ -66,10 +66,10 @@ def test_a_waiting_job_costs_nothing_and_a_restart_neither(stack: Stack, tenant:
         tenant.delete(name)
 
 
-def test_a_failure_goes_down_the_chain_with_its_reason(stack: Stack, tenant: Tenant) -> None:
-    apply(stack, "third", "publishes", **reads("middle"))
-    apply(stack, "middle", "publishes", **reads("broken"))
-    apply(stack, "broken", "refuses-0.1")
+def test_a_failure_goes_down_the_chain_with_its_reason(tenant: Tenant) -> None:
+    apply(tenant, "third", "publishes", **reads("middle"))
+    apply(tenant, "middle", "publishes", **reads("broken"))
+    apply(tenant, "broken", "refuses-0.1")
     middle = tenant.wait("middle", "Failed", 60)["failure"]
     assert middle["reason"] == "SourceJobFailed"
     assert "job broken failed (DataNotFound): s3://datasets/train.jsonl" in middle["message"]
@@ -78,23 +78,21 @@ def test_a_failure_goes_down_the_chain_with_its_reason(stack: Stack, tenant: Ten
     assert tenant.children("jobs", "third") == tenant.children("jobs", "middle") == []
 
 
-def test_a_source_that_was_deleted_is_waited_for_and_may_come_again(
-    stack: Stack, tenant: Tenant
-) -> None:
-    apply(stack, "fickle", "hangs")
-    apply(stack, "faithful", "publishes-0.1", **reads("fickle"))
+def test_a_source_that_was_deleted_is_waited_for_and_may_come_again(tenant: Tenant) -> None:
+    apply(tenant, "fickle", "hangs")
+    apply(tenant, "faithful", "publishes-0.1", **reads("fickle"))
     waits(tenant, "faithful", "job fickle (Running)")
     tenant.delete("fickle")
     waits(tenant, "faithful", "job fickle (does not exist yet)")
     until(lambda: tenant.children("jobs", "fickle") == [] or None, 60)
-    apply(stack, "fickle", "publishes-0.1")
+    apply(tenant, "fickle", "publishes-0.1")
     tenant.wait("faithful", "Complete", 90)
 
 
-def test_a_circle_is_refused(stack: Stack, tenant: Tenant) -> None:
-    apply(stack, "self", "publishes", **reads("self"))
-    apply(stack, "left", "publishes", **reads("right"))
-    apply(stack, "right", "publishes", **reads("left"))
+def test_a_circle_is_refused(tenant: Tenant) -> None:
+    apply(tenant, "self", "publishes", **reads("self"))
+    apply(tenant, "left", "publishes", **reads("right"))
+    apply(tenant, "right", "publishes", **reads("left"))
     assert tenant.wait("self", "Failed", 60)["failure"]["reason"] == "SourceJobCycle"
     reasons = {tenant.wait(name, "Failed", 60)["failure"]["reason"] for name in ("left", "right")}
     assert "SourceJobCycle" in reasons
@@ -104,8 +102,8 @@ def test_a_circle_is_refused(stack: Stack, tenant: Tenant) -> None:
 def test_a_chain_that_ends_while_the_operator_is_down_goes_on_afterwards(
     stack: Stack, tenant: Tenant
 ) -> None:
-    apply(stack, "early", "publishes-1")
-    apply(stack, "late", "publishes-0.1", **reads("early"))
+    apply(tenant, "early", "publishes-1")
+    apply(tenant, "late", "publishes-0.1", **reads("early"))
     tenant.wait("early", "Running", 60)
     stack.kill_operator()
     finished = lambda: tenant.children("jobs", "early")[0]["status"].get("succeeded")  # noqa: E731

@@ -18,7 +18,7 @@ from support.tenant import Tenant, conditions, until
 
 def test_a_life_costs_few_writes_and_a_restart_none(stack: Stack, tenant: Tenant) -> None:
     mark = stack.cluster.audit.mark()
-    apply(stack, "life", "publishes-0.1")
+    apply(tenant, "life", "publishes-0.1")
     started = time.monotonic()
     until(lambda: tenant.children("jobs", "life") or None)
     # kubectl's own start is in it; the operator takes some ten milliseconds.
@@ -33,7 +33,7 @@ def test_a_life_costs_few_writes_and_a_restart_none(stack: Stack, tenant: Tenant
     assert by_kind.count("events") == 2
     # Starting, Running, at most two of progress within 0.4 s, Complete.
     assert by_kind.count("finetunejobs") <= 5, writes
-    apply(stack, "held", "hangs")
+    apply(tenant, "held", "hangs")
     tenant.wait("held", "Running", 60)
     until(lambda: tenant.status("held").get("progress"))
     time.sleep(2)
@@ -55,9 +55,9 @@ def test_a_life_costs_few_writes_and_a_restart_none(stack: Stack, tenant: Tenant
     ],
 )
 def test_every_ending_is_classified(
-    stack: Stack, tenant: Tenant, behaviour: str, reason: str, words: str
+    tenant: Tenant, behaviour: str, reason: str, words: str
 ) -> None:
-    apply(stack, behaviour, f"{behaviour}-0.1")
+    apply(tenant, behaviour, f"{behaviour}-0.1")
     status = tenant.wait(behaviour, "Failed", 60)
     assert status["failure"]["reason"] == reason
     assert words in status["failure"]["message"]
@@ -66,10 +66,10 @@ def test_every_ending_is_classified(
     assert ("Warning", reason) in tenant.events(behaviour)
 
 
-def test_a_job_of_somebody_else_is_left_alone(stack: Stack, tenant: Tenant) -> None:
-    stack.cluster.kubectl("create", "job", "theirs-1", "-n", "team", "--image=x", "--", "true")
+def test_a_job_of_somebody_else_is_left_alone(tenant: Tenant) -> None:
+    tenant.kubectl("create", "job", "theirs-1", "--image=x", "--", "true")
     show = ("--show-managed-fields", "theirs-1")
-    apply(stack, "theirs", "publishes")
+    apply(tenant, "theirs", "publishes")
     assert tenant.wait("theirs", "Failed", 60)["failure"]["reason"] == "NameConflict"
     after = tenant.get("job", *show)["metadata"]["managedFields"]
     managers = {each["manager"] for each in after}
@@ -77,34 +77,32 @@ def test_a_job_of_somebody_else_is_left_alone(stack: Stack, tenant: Tenant) -> N
     assert "finetune-operator" not in managers
 
 
-def test_a_deadline_ends_the_attempt(stack: Stack, tenant: Tenant) -> None:
-    apply(stack, "slow", "hangs", runPolicy={"activeDeadlineSeconds": 3})
+def test_a_deadline_ends_the_attempt(tenant: Tenant) -> None:
+    apply(tenant, "slow", "hangs", runPolicy={"activeDeadlineSeconds": 3})
     assert tenant.wait("slow", "Failed", 60)["failure"]["reason"] == "DeadlineExceeded"
 
 
-def test_a_suspended_job_waits_and_goes_on(stack: Stack, tenant: Tenant) -> None:
-    apply(stack, "waits", "publishes-0.1", suspend=True)
+def test_a_suspended_job_waits_and_goes_on(tenant: Tenant) -> None:
+    apply(tenant, "waits", "publishes-0.1", suspend=True)
     tenant.wait("waits", "Suspended", 60)
     assert tenant.children("jobs", "waits") == []
-    stack.cluster.kubectl(
-        "patch", "ftj", "waits", "-n", "team", "--type=merge", "-p", '{"spec":{"suspend":false}}'
-    )
+    tenant.kubectl("patch", "ftj", "waits", "--type=merge", "-p", '{"spec":{"suspend":false}}')
     assert conditions(tenant.wait("waits", "Complete", 60))["Suspended"] == "False"
 
 
-def test_a_quota_is_named_until_it_is_lifted(stack: Stack, tenant: Tenant) -> None:
-    kubectl = stack.cluster.kubectl
-    kubectl("create", "quota", "none", "-n", "team", "--hard=count/jobs.batch=0")
+def test_a_quota_is_named_until_it_is_lifted(tenant: Tenant) -> None:
+    kubectl = tenant.kubectl
+    kubectl("create", "quota", "none", "--hard=count/jobs.batch=0")
     try:
-        apply(stack, "poor", "publishes-0.1")
+        apply(tenant, "poor", "publishes-0.1")
         until(lambda: "exceeded quota" in condition(tenant, "poor", "Running")[1] or None, 60)
     finally:
-        kubectl("delete", "quota", "none", "-n", "team")
+        kubectl("delete", "quota", "none")
     tenant.wait("poor", "Complete", 60)
 
 
 def test_a_paused_api_server_is_outlived(stack: Stack, tenant: Tenant) -> None:
-    apply(stack, "patient", "publishes-2")
+    apply(tenant, "patient", "publishes-2")
     tenant.wait("patient", "Running", 60)
     stack.kill_operator()
     [server] = [each for each in stack.cluster.processes if each.name == "kube-apiserver"]
@@ -122,25 +120,25 @@ def test_a_paused_api_server_is_outlived(stack: Stack, tenant: Tenant) -> None:
 
 @pytest.mark.parametrize("lives", [1, 2, 3, 4, 5, 0], ids=lambda n: f"after {n}" if n else "always")
 async def test_a_kill_after_any_write_changes_nothing(
-    stack: Stack, lives: int, monkeypatch: pytest.MonkeyPatch
+    stack: Stack, as_operator: Tenant, lives: int
 ) -> None:
     """One kill after the n-th write, or one after every write: the job ends as without any."""
     assert stack.account is not None
-    account = stack.cluster.kubeconfig_for_service_account(*vars(stack.account).values())
-    monkeypatch.setenv("KUBECONFIG", str(account))
     mark, name = stack.cluster.audit.mark(), f"mortal-{lives}"
-    apply(stack, name, "publishes-0.3")
+    apply(as_operator, name, "publishes-0.3")
     kills = 0
     left = lives or 1
-    while await run_until_killed(Key("team", name), left):
+    while await run_until_killed(Key(as_operator.namespace, name), left):
         kills += 1
         left = sys.maxsize if lives else 1
     assert kills == 1 if lives else kills >= 5
-    tenant = Tenant(stack, "team")
-    status = tenant.status(name)
+    status = as_operator.status(name)
     assert status["state"] == "Complete"
     assert [each["job"] for each in status["attempts"]] == [f"{name}-1"]
-    assert sorted(tenant.events(name)) == [("Normal", "JobCreated"), ("Normal", "OutputPublished")]
+    assert sorted(as_operator.events(name)) == [
+        ("Normal", "JobCreated"),
+        ("Normal", "OutputPublished"),
+    ]
     created = [
         event for event in stack.cluster.audit.events(stack.account.user, mark)
         if event["verb"] == "create" and event["responseStatus"]["code"] == 201

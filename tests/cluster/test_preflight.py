@@ -33,7 +33,7 @@ def jobs(tenant: Tenant, name: str) -> list[str]:
 
 def test_a_life_with_a_preflight_costs_few_writes(stack: Stack, tenant: Tenant) -> None:
     mark = stack.cluster.audit.mark()
-    apply(stack, "checked", "publishes-0.1", **checks("passes-1.5"))
+    apply(tenant, "checked", "publishes-0.1", **checks("passes-1.5"))
     until(lambda: tenant.status("checked").get("state") == "Preflight" or None)
     assert jobs(tenant, "checked") == ["checked-1-preflight"]
     [pod] = tenant.children("pods", "checked")
@@ -53,18 +53,16 @@ def test_a_life_with_a_preflight_costs_few_writes(stack: Stack, tenant: Tenant) 
     assert by_kind.count("finetunejobs") <= 10, by_kind
 
 
-def test_what_the_preflight_found_is_in_the_status_before_a_gpu_is_there(
-    stack: Stack, tenant: Tenant
-) -> None:
-    kubectl = stack.cluster.kubectl
-    kubectl("create", "quota", "no-gpu", "-n", "team", "--hard=requests.nvidia.com/gpu=0")
+def test_what_the_preflight_found_is_in_the_status_before_a_gpu_is_there(tenant: Tenant) -> None:
+    kubectl = tenant.kubectl
+    kubectl("create", "quota", "no-gpu", "--hard=requests.nvidia.com/gpu=0")
     try:
-        apply(stack, "stuck", "publishes-0.1", **checks("passes-0.1"))
+        apply(tenant, "stuck", "publishes-0.1", **checks("passes-0.1"))
         found = until(lambda: tenant.status("stuck").get("plan"), 60)
         assert found == {"rows": 12, "longestRow": 9}
         until(lambda: "exceeded quota" in condition(tenant, "stuck", "Running")[1] or None, 60)
     finally:
-        kubectl("delete", "quota", "no-gpu", "-n", "team")
+        kubectl("delete", "quota", "no-gpu")
     tenant.delete("stuck")
 
 
@@ -80,7 +78,7 @@ def test_a_failed_preflight_fails_the_job_and_no_gpu_job_ever_exists(
     stack: Stack, tenant: Tenant, behaviour: str, reason: str, words: str
 ) -> None:
     mark, name = stack.cluster.audit.mark(), f"bad-{behaviour}"
-    apply(stack, name, "publishes", **checks(f"{behaviour}-0.1"))
+    apply(tenant, name, "publishes", **checks(f"{behaviour}-0.1"))
     status = tenant.wait(name, "Failed", 60)
     assert status["failure"]["reason"] == reason
     assert words in status["failure"]["message"]
@@ -92,24 +90,24 @@ def test_a_failed_preflight_fails_the_job_and_no_gpu_job_ever_exists(
 
 def test_a_job_without_gpus_has_one_job(stack: Stack, tenant: Tenant) -> None:
     mark = stack.cluster.audit.mark()
-    apply(stack, "on-cpu", "publishes-0.1")
+    apply(tenant, "on-cpu", "publishes-0.1")
     assert "InputChecked" not in conditions(tenant.wait("on-cpu", "Complete", 60))
     assert created(stack, mark) == ["on-cpu-1"]
 
 
-def test_the_longest_name_can_be_checked(stack: Stack, tenant: Tenant) -> None:
+def test_the_longest_name_can_be_checked(tenant: Tenant) -> None:
     name = "n" * 50
-    apply(stack, name, "publishes-0.1", **checks("passes-0.1"))
+    apply(tenant, name, "publishes-0.1", **checks("passes-0.1"))
     tenant.wait(name, "Complete", 60)
 
 
-def test_a_deadline_and_a_deletion_end_a_preflight(stack: Stack, tenant: Tenant) -> None:
+def test_a_deadline_and_a_deletion_end_a_preflight(tenant: Tenant) -> None:
     apply(
-        stack, "slow-check", "publishes", runPolicy={"activeDeadlineSeconds": 3}, **checks("hangs")
+        tenant, "slow-check", "publishes", runPolicy={"activeDeadlineSeconds": 3}, **checks("hangs")
     )
-    apply(stack, "robbed-check", "publishes", **checks("hangs"))
+    apply(tenant, "robbed-check", "publishes", **checks("hangs"))
     until(lambda: tenant.status("robbed-check").get("state") == "Preflight" or None, 60)
-    stack.cluster.kubectl("delete", "job", "robbed-check-1-preflight", "-n", "team", "--wait=false")
+    tenant.kubectl("delete", "job", "robbed-check-1-preflight", "--wait=false")
     assert tenant.wait("slow-check", "Failed", 60)["failure"]["reason"] == "DeadlineExceeded"
     # A deadline is final; a deleted preflight is made again after a pause.
     until(lambda: jobs(tenant, "robbed-check") == ["robbed-check-2-preflight"] or None, 60)
@@ -118,8 +116,8 @@ def test_a_deadline_and_a_deletion_end_a_preflight(stack: Stack, tenant: Tenant)
     assert jobs(tenant, "slow-check") == ["slow-check-1-preflight"]
 
 
-def test_a_job_deleted_during_its_preflight_leaves_nothing(stack: Stack, tenant: Tenant) -> None:
-    apply(stack, "given-up", "publishes", **checks("hangs"))
+def test_a_job_deleted_during_its_preflight_leaves_nothing(tenant: Tenant) -> None:
+    apply(tenant, "given-up", "publishes", **checks("hangs"))
     until(lambda: tenant.status("given-up").get("state") == "Preflight" or None, 60)
     tenant.delete("given-up")
     until(lambda: tenant.children("jobs", "given-up") == [] or None, 60)
@@ -127,25 +125,25 @@ def test_a_job_deleted_during_its_preflight_leaves_nothing(stack: Stack, tenant:
 
 
 def test_a_job_suspended_during_its_preflight_gets_no_gpu_until_it_is_released(
-    stack: Stack, tenant: Tenant
+    tenant: Tenant,
 ) -> None:
-    apply(stack, "withheld", "publishes-0.1", **checks("passes-6"))
+    apply(tenant, "withheld", "publishes-0.1", **checks("passes-6"))
     until(lambda: tenant.status("withheld").get("state") == "Preflight" or None, 60)
-    patch = ("patch", "ftj", "withheld", "-n", "team", "--type=merge", "-p")
-    stack.cluster.kubectl(*patch, '{"spec":{"suspend":true}}')
+    patch = ("patch", "ftj", "withheld", "--type=merge", "-p")
+    tenant.kubectl(*patch, '{"spec":{"suspend":true}}')
     tenant.wait("withheld", "Suspended", 60)
     assert jobs(tenant, "withheld") == []
-    stack.cluster.kubectl(*patch, '{"spec":{"suspend":false}}')
+    tenant.kubectl(*patch, '{"spec":{"suspend":false}}')
     status = tenant.wait("withheld", "Complete", 60)
     assert [each["state"] for each in status["attempts"]] == ["Stopped", "Succeeded"]
     assert jobs(tenant, "withheld") == ["withheld-2", "withheld-2-preflight"]
 
 
 @pytest.mark.parametrize("name", ["theirs-a-1", "theirs-b-1-preflight"])
-def test_a_job_of_somebody_else_is_left_alone(stack: Stack, tenant: Tenant, name: str) -> None:
-    stack.cluster.kubectl("create", "job", name, "-n", "team", "--image=x", "--", "true")
+def test_a_job_of_somebody_else_is_left_alone(tenant: Tenant, name: str) -> None:
+    tenant.kubectl("create", "job", name, "--image=x", "--", "true")
     ours = "-".join(name.split("-")[:2])
-    apply(stack, ours, "publishes", **checks("passes-0.1"))
+    apply(tenant, ours, "publishes", **checks("passes-0.1"))
     failure = tenant.wait(ours, "Failed", 60)["failure"]
     assert failure["reason"] == "NameConflict"
     assert name in failure["message"]
@@ -157,7 +155,7 @@ def test_an_operator_killed_after_the_preflight_passed_makes_the_trainers_once(
     stack: Stack, tenant: Tenant
 ) -> None:
     mark = stack.cluster.audit.mark()
-    apply(stack, "resumed", "publishes-0.1", **checks("passes-2"))
+    apply(tenant, "resumed", "publishes-0.1", **checks("passes-2"))
     until(lambda: tenant.status("resumed").get("state") == "Preflight" or None, 60)
     stack.kill_operator()
     finished = lambda: tenant.children("jobs", "resumed")[0]["status"].get("succeeded")  # noqa: E731
@@ -171,25 +169,22 @@ def test_an_operator_killed_after_the_preflight_passed_makes_the_trainers_once(
 
 @pytest.mark.parametrize("lives", [*range(1, 9), 0], ids=lambda n: f"after {n}" if n else "always")
 async def test_a_kill_after_any_write_changes_nothing(
-    stack: Stack, lives: int, monkeypatch: pytest.MonkeyPatch
+    stack: Stack, as_operator: Tenant, lives: int
 ) -> None:
     """As in `test_operator`, with a preflight: nothing is made twice, and nothing too soon."""
     assert stack.account is not None
-    account = stack.cluster.kubeconfig_for_service_account(*vars(stack.account).values())
-    monkeypatch.setenv("KUBECONFIG", str(account))
     mark, name = stack.cluster.audit.mark(), f"mortal-check-{lives}"
-    apply(stack, name, "publishes-0.3", **checks("passes-0.3"))
+    apply(as_operator, name, "publishes-0.3", **checks("passes-0.3"))
     kills, left = 0, lives or 1
-    while await run_until_killed(Key("team", name), left):
+    while await run_until_killed(Key(as_operator.namespace, name), left):
         kills += 1
         left = sys.maxsize if lives else 1
     assert kills == 1 if lives else kills >= 8
-    tenant = Tenant(stack, "team")
-    status = tenant.status(name)
+    status = as_operator.status(name)
     assert status["state"] == "Complete"
     assert [each["job"] for each in status["attempts"]] == [f"{name}-1"]
     told = ["PreflightPassed", "JobCreated", "OutputPublished"]
-    assert sorted(tenant.events(name)) == sorted(("Normal", reason) for reason in told)
+    assert sorted(as_operator.events(name)) == sorted(("Normal", reason) for reason in told)
     answered = [
         event["objectRef"]["resource"]
         for event in stack.cluster.audit.events(stack.account.user, mark)

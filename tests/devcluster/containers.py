@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import sys
@@ -24,6 +25,8 @@ from devcluster.processes import MARKER
 from devcluster.shim import KILL
 from devcluster.volumes import mounts_of
 
+# Upper case is for tags alone.
+IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9._:/-]*?(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
 SHIM = Path(__file__).with_name("shim.py")
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 MESSAGE_BYTES, LOG_TAIL_BYTES, LOG_TAIL_LINES = 4096, 2048, 80
@@ -101,9 +104,12 @@ class Launcher:
         """Returns what to run; raises `NotReadyError` as a kubelet would."""
         name, image = container["name"], container["image"]
         command = environment.image_command(image, images)
+        if not IMAGE_NAME.fullmatch(image):
+            message = f'couldn\'t parse image name "{image}": invalid reference format'
+            raise NotReadyError("InvalidImageName", message)
         if command is None:
             known = ", ".join(sorted(images)) or "none"
-            message = f'failed to pull image "{image}": this process node knows: {known}'
+            message = f'failed to pull image "{image}": not found: this process node knows: {known}'
             raise NotReadyError("ErrImagePull", message)
         home = self.folder / "containers" / name
         home.mkdir(parents=True, exist_ok=True)

@@ -110,6 +110,13 @@ def is_killed(pace: float) -> int:
     return 0
 
 
+def loses_one(pace: float) -> int:
+    """The second pod of several is killed; the others train on until they are told to stop."""
+    if os.environ["JOB_COMPLETION_INDEX"] == "1":
+        return is_killed(pace)
+    return hangs(pace)
+
+
 def hangs(_pace: float) -> int:
     print(ProgressRecord(progress=progress(1)).to_line(), flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(failed(Reason.PREEMPTED, "told to stop")))
@@ -200,6 +207,7 @@ BEHAVIOURS: dict[str, Callable[[float], int]] = {
     "crashes": crashes,
     "silent": ends_silently,
     "killed": is_killed,
+    "loses": loses_one,
     "hangs": hangs,
     "garbage": speaks_garbage,
     "unavailable": lacks_its_store,

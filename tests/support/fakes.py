@@ -13,18 +13,20 @@ from finetune_operator.handlers.login import connect
 from finetune_operator.observe.facts import Key
 from finetune_operator.settings import Settings
 from support.jobs import manifest
-from support.stack import Stack
-from support.tenant import Tenant
+from support.tenant import Object, Tenant, until
 
 FAKE = [sys.executable, str(Path(__file__).parent / "fake_trainer.py")]
 FAST = {"FINETUNE_OPERATOR_STATUS_INTERVAL_SECONDS": "1"}
 
 
-def apply(stack: Stack, name: str, behaviour: str, **changes: Any) -> None:
-    """Applies a job whose trainer behaves like this; see `fake_trainer`."""
+def apply(tenant: Tenant, name: str, behaviour: str, **changes: Any) -> None:
+    """Creates a job whose trainer behaves like this; see `fake_trainer`.
+
+    A name that another test has taken is refused: that one's job would pass for this one's.
+    """
     uri = {"output.uri": f"s3://models/{behaviour}"}
-    body = manifest(name, {**uri, **changes}, namespace="team")
-    stack.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    body = manifest(name, {**uri, **changes}, namespace=tenant.namespace)
+    tenant.kubectl("create", "-f", "-", stdin=json.dumps(body))
 
 
 def condition(tenant: Tenant, name: str, kind: str) -> tuple[str, str]:
@@ -33,6 +35,24 @@ def condition(tenant: Tenant, name: str, kind: str) -> tuple[str, str]:
         if found["type"] == kind:
             return found["reason"], found["message"]
     return "", ""
+
+
+def attempts(status: Object) -> list[tuple[int, str, str]]:
+    """Number, state and reason of each attempt."""
+    return [(a["number"], a["state"], a.get("reason", "")) for a in status.get("attempts", ())]
+
+
+def reached(tenant: Tenant, name: str, step: int, attempt: int = 1) -> Object:
+    """The status once this attempt has done so many steps."""
+
+    def there() -> Object | None:
+        status = tenant.status(name)
+        number = max((each["number"] for each in status.get("attempts", ())), default=0)
+        done = status.get("progress", {}).get("step", 0)
+        return status if number == attempt and done >= step else None
+
+    found: Object = until(there, 60, lambda: json.dumps(tenant.status(name), indent=1))
+    return found
 
 
 class KilledError(Exception):

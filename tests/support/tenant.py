@@ -39,9 +39,13 @@ class Tenant:
         body = json.dumps(self.manifest(name, changes))
         self.stack.cluster.kubectl("apply", "-f", "-", stdin=body)
 
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """What kubectl prints in this namespace; raises when it fails."""
+        return self.stack.cluster.kubectl("-n", self.namespace, *arguments, stdin=stdin).stdout
+
     def delete(self, name: str) -> None:
         """Deletes a job without waiting for its children."""
-        self.stack.cluster.kubectl("delete", "ftj", name, "-n", self.namespace, "--wait=false")
+        self.kubectl("delete", "ftj", name, "--wait=false")
 
     def get(self, kind: str, *arguments: str) -> Any:
         """An object or a list, as kubectl has it."""

@@ -442,7 +442,10 @@ MEANINGS: dict[Reason, Meaning] = {
         "Create the named object in the job's namespace; the pod then starts by itself.",
     ),
     Reason.IMAGE_PULL_FAILED: Meaning(
-        _INFRA, "The trainer image cannot be pulled.", "Check the image name and the pull secret."
+        _INFRA,
+        "The trainer image cannot be pulled.",
+        "The image is the installation's: whoever installed the chart corrects `trainer.image` or the "
+        "pull secret. The next attempt takes the corrected one.",
     ),
     Reason.GPU_NOT_FOUND: Meaning(
         _INFRA,

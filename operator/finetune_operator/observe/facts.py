@@ -188,6 +188,7 @@ class Pod:
     Attributes:
         deletion: When it was, or will be, killed after a deletion request; None without a request.
         unschedulable: The scheduler's message, if it found no node.
+        scheduled: When it got its node; None before.
         waiting: Reason and message of a trainer container that does not run yet.
         disruption: What Kubernetes said when it told the pod to go.
         job: Name of its Job.
@@ -206,6 +207,7 @@ class Pod:
     created: datetime | None = None
     deletion: datetime | None = None
     unschedulable: str | None = None
+    scheduled: datetime | None = None
     waiting: tuple[str, str] | None = None
     running: bool = False
     ended: Ended | None = None

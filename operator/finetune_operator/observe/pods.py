@@ -1,5 +1,7 @@
 """Reads trainer pods from API objects. Called for every watch event and every read."""
 
+from datetime import datetime
+
 from finetune_operator.observe.facts import Ended, Key, Pod
 from finetune_operator.observe.fields import Body, block, items, number, raw_text, text, time
 from finetune_operator.observe.jobs import JOB_LABEL, controlling_owner
@@ -32,6 +34,7 @@ def pod_facts(body: Body) -> Pod | None:
         created=time(metadata.get("creationTimestamp")),
         deletion=time(metadata.get("deletionTimestamp")),
         unschedulable=_condition(status, "PodScheduled", "False"),
+        scheduled=_since(status, "PodScheduled"),
         waiting=_waiting(state),
         running=isinstance(state.get("running"), dict),
         ended=_ended(state),
@@ -62,6 +65,14 @@ def _ended(state: Body) -> Ended | None:
         message=raw_text(terminated, "message", MAX_TERMINATION_MESSAGE),
         finished=time(terminated.get("finishedAt")),
     )
+
+
+def _since(status: Body, kind: str) -> datetime | None:
+    """Since when a condition is true."""
+    for condition in items(status, "conditions"):
+        if condition.get("type") == kind and condition.get("status") == "True":
+            return time(condition.get("lastTransitionTime"))
+    return None
 
 
 def _condition(status: Body, kind: str, wanted: str) -> str | None:

@@ -16,7 +16,7 @@ from finetune_api.v1alpha1.reasons import ConditionType, Reason
 from finetune_operator.observe import failures, fields
 from finetune_operator.observe.facts import ChildJob, Facts, Role, holds
 from finetune_operator.observe.failures import Ending
-from finetune_operator.plan import between, deadlines, endings, hang, names, under_way
+from finetune_operator.plan import between, deadlines, endings, hang, images, names, under_way
 from finetune_operator.plan.beginning import begin
 from finetune_operator.plan.decision import Decision
 
@@ -89,6 +89,7 @@ def _ending(facts: Facts, child: ChildJob, role: Role, now: datetime) -> Ending 
     return (
         _lost(facts, now)
         or (hang.hung(facts, now) if role is Role.TRAINER else None)
+        or images.not_pulled(facts, now)
         or deadlines.not_started(facts, child, now)
     )
 

@@ -16,6 +16,7 @@ from finetune_operator.observe.failures import Ending
 from finetune_operator.observe.progress import moved
 
 STEPS = 20
+# Twice what the trainer takes for a standstill, which it writes down before it is killed.
 SHORTEST_TRAINING, SHORTEST_OTHERWISE = 600.0, 3600.0
 # The share of the lease that this process must have seen pass by itself.
 OBSERVED = 0.25
@@ -58,12 +59,17 @@ def hung(facts: Facts, now: datetime) -> Ending | None:
     silent = _silent_seconds(facts, rank_0, now)
     if silent <= allowed or facts.tail.silent_seconds < OBSERVED * allowed:
         return None
-    return Ending(Reason.HANG, _message(progress, silent), pod=rank_0, time=now)
+    message = f"{_message(progress, silent)}; {_kept(facts)}"
+    return Ending(Reason.HANG, message, pod=rank_0, time=now)
 
 
 def _silent_seconds(facts: Facts, rank_0: Pod, now: datetime) -> float:
     since = [fields.time(facts.job.status.progress_time), rank_0.created]
     return (now - max((each for each in since if each), default=now)).total_seconds()
+
+
+def _kept(facts: Facts) -> str:
+    return f"where each process stood is below {facts.job.output_uri.rstrip('/')}/diagnostics/"
 
 
 def _message(progress: Progress, silent: float) -> str:

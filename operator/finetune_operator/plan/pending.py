@@ -1,6 +1,7 @@
 """Why the pods of an attempt do not run yet, in Kubernetes' own words.
 
-Called by `plan.decide`. None of this is final: a missing Secret may be created, an image pushed.
+Called by `plan.decide`. None of this is final: a missing Secret may be created, an image pushed. For
+how long an image is waited for is `plan.images`'.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from finetune_operator.plan.status import Statement
 # Most pods start sooner; asking for events earlier would cost every job a request.
 STALLED_AFTER = timedelta(seconds=15)
 ASK_SECONDS = 60.0
-IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+BACKING_OFF = "ImagePullBackOff"
+IMAGE_REASONS = ("ErrImagePull", BACKING_OFF, "InvalidImageName", "ErrImageNeverPull")
 CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 MOUNT_REASONS = ("FailedMount", "FailedAttachVolume")
 
@@ -53,10 +55,27 @@ def pending(facts: Facts, otherwise: Reason) -> Statement:
     for pod in facts.pods:
         reason, message = _of_pod(pod, facts.obstacle) if _is_waiting(pod) else (None, "")
         if reason is not None:
-            return _not_running(reason, _stable(facts, reason, f"pod {pod.name}: {message}"))
+            if reason == Reason.IMAGE_PULL_FAILED:
+                return _not_running(reason, image_message(facts, pod))
+            return _not_running(reason, f"pod {pod.name}: {message}")
     if not facts.pods and facts.obstacle:
         return _not_running(Reason.PODS_PENDING, f"no pod could be created: {facts.obstacle}")
     return _not_running(otherwise)
+
+
+def pulls_in_vain(pod: Pod) -> bool:
+    """Whether the image of a pod cannot be pulled, as its kubelet says."""
+    return _is_waiting(pod) and _of_pod(pod, None)[0] == Reason.IMAGE_PULL_FAILED
+
+
+def image_message(facts: Facts, pod: Pod) -> str:
+    """Why; the old words while the kubelet waits for its next pull: its two messages alternate."""
+    why, said = pod.waiting or ("", "")
+    for condition in facts.job.status.conditions or ():
+        known = (condition.type, condition.reason)
+        if why == BACKING_OFF and known == (ConditionType.RUNNING, Reason.IMAGE_PULL_FAILED):
+            return condition.message
+    return f"pod {pod.name}: {why}: {said}"
 
 
 def _is_waiting(pod: Pod) -> bool:
@@ -81,13 +100,3 @@ def _of_pod(pod: Pod, obstacle: str | None) -> tuple[Reason | None, str]:
 
 def _not_running(reason: Reason, message: str = "") -> Statement:
     return Statement(ConditionType.RUNNING, False, reason, message)
-
-
-def _stable(facts: Facts, reason: Reason, message: str) -> str:
-    """The old message while an image pull backs off: the kubelet's two messages alternate."""
-    if reason != Reason.IMAGE_PULL_FAILED or "ImagePullBackOff" not in message:
-        return message
-    for condition in facts.job.status.conditions or ():
-        if condition.type == ConditionType.RUNNING and condition.reason == reason:
-            return condition.message
-    return message

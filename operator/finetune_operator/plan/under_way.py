@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from finetune_api.v1alpha1.reasons import ConditionType, Reason
 from finetune_operator.observe import fields
 from finetune_operator.observe.facts import ChildJob, Facts, JobFacts, Pod, Role
-from finetune_operator.plan import deadlines, ledger, queues, status
+from finetune_operator.plan import deadlines, images, ledger, queues, status
 from finetune_operator.plan.decision import Decision, Notice
 from finetune_operator.plan.pending import Waiting, pending, unexplained
 from finetune_operator.plan.refusals import Refusal, digest, read_spec
@@ -102,8 +102,8 @@ def _wake_after(
 ) -> float | None:
     """Seconds until the first of the times at which something is to be done or said."""
     times = [pod.deletion + LOST_AFTER for pod in facts.pods if pod.deletion and not pod.over]
-    if deadline := deadlines.startup(facts, child):
-        times.append(deadline)
+    ends = (deadlines.startup(facts, child), images.deadline(facts))
+    times += [each for each in ends if each]
     if child.suspended and child.created and not queues.is_unanswered(child, now):
         times.append(child.created + queues.UNANSWERED_AFTER)
     looks = [max((each - now).total_seconds(), 0) + 1 for each in times]

@@ -240,7 +240,8 @@ def test_image_pull_messages_do_not_alternate() -> None:
     status = decide(pulling, NOW).status
     assert status is not None
     backing_off = (pod(waiting("ImagePullBackOff", "Back-off pulling image")),)
-    again = decide(Facts(job({}, status.to_dict()), child(), backing_off), LATER).status
+    soon = NOW + timedelta(minutes=1)
+    again = decide(Facts(job({}, status.to_dict()), child(), backing_off), soon).status
     assert again == status
 
 

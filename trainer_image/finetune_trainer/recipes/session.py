@@ -19,6 +19,7 @@ from finetune_trainer.resume import identity
 from finetune_trainer.resume.checkpointing import Checkpointing
 from finetune_trainer.resume.start import Seen, Start
 from finetune_trainer.sanity import KnownAnswer, fingerprints, require_movement
+from finetune_trainer.standstill import Standstill
 from finetune_trainer.training_log import TrainingLog
 from finetune_trainer.tuning import companion as companions
 from finetune_trainer.tuning import optimizer
@@ -66,6 +67,8 @@ class Session:
         self._companion: Companion | None = None
         self._saving: Checkpointing | None = None
         self._start: Start | None = None
+        context = ready.context
+        self._standstill = Standstill(context.run, context.output, context.scratch)
         if ready.before is None:
             self._companion = companions.of(net, ready.spec.tuning, recipe.updates(ready))
         self._watch = self._watch_over()
@@ -98,6 +101,10 @@ class Session:
             reporter.evaluated(f"{measures['loss']:.4f}")
         return measures
 
+    def _measure_between(self) -> Measures:
+        with self._standstill.unhurried():
+            return self.measure()
+
     def train(self) -> Start:
         """Train, from the newest checkpoint if there is one; returns what it was like before.
 
@@ -113,7 +120,7 @@ class Session:
             self._watch.go_on_from(folder)
         else:
             self._start = Start(self.look(), fingerprints(self._net))
-        with saving.training():
+        with saving.training(), self._standstill.watching():
             self.trainer.train(resume_from_checkpoint=str(folder) if folder else None)
         require_movement(self._net, self._start.fingerprints, self.trainer.state.global_step)
         if self._full:
@@ -166,7 +173,7 @@ class Session:
             reporter=ready.context.reporter,
             log=self._log,
             scratch=ready.context.scratch / "trainer",
-            evaluate=self.measure if ready.data.evaluation else None,
+            evaluate=self._measure_between if ready.data.evaluation else None,
             early_stopping=ready.spec.training.early_stopping,
             criterion=recipe.criterion,
             known_answer=self._known_answer,
@@ -177,6 +184,7 @@ class Session:
         return Watch(watched)
 
     def _after_step(self, step: int) -> None:
+        self._standstill.step_done()
         if self._saving:
             self._saving.after_step(step)
 
