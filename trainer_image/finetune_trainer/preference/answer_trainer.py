@@ -12,6 +12,7 @@ from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
 from finetune_trainer import processes
 from finetune_trainer.batches import Batch
+from finetune_trainer.fast import answer_head
 from finetune_trainer.foreign import Foreign
 from finetune_trainer.preference.step import RowFigures, WholeStep
 from finetune_trainer.resolve import Settings
@@ -41,6 +42,7 @@ class AnswerTrainer(Resumable, WholeStep, Trainer):
         disable_dropout_in_model(self.model)
         net = self.model
         add_fused_lm_head(net.get_base_model() if isinstance(net, PeftModel) else net)
+        answer_head.install(net, settings.max_length)
 
     def batch(self, rows: list[dict[str, Any]]) -> Batch:
         """Rows as tensors on the device."""

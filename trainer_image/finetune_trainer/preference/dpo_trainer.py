@@ -12,6 +12,7 @@ from datasets import Dataset
 from trl import DPOTrainer
 
 from finetune_trainer.batches import Batch
+from finetune_trainer.fast import answer_head
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.preference.pairs import (
     ROUNDING,
@@ -58,6 +59,7 @@ class ReferencedPairs(Resumable, WholeStep, MeansOverRows, DPOTrainer):
         self.first_likelihood = [0.0, 0]
         self.rows = RowFigures()
         super().__init__(**arguments, ref_model=NoReferenceModel(arguments["model"].config))
+        answer_head.install(self.model, settings.max_length)
         # Log-probabilities of the reference come with each batch, whenever they were computed.
         self.ref_model, self.precompute_ref_logps = None, True
         self.reference: Reference | None = make_reference(self.model)

@@ -18,6 +18,7 @@ from finetune_api.v1alpha1.tuning import Tuning
 from finetune_trainer import heads, opening
 from finetune_trainer.batches import Batch
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.fast import answer_head
 from finetune_trainer.foreign import Model, ModelConfig
 from finetune_trainer.preference.pairs import ROUNDING, forward
 from finetune_trainer.recipes.recipe import Ready
@@ -112,6 +113,7 @@ def open_reference(ready: Ready, field: str, block: Block, policy: Model) -> Ref
         hint = "Take a reference with the same tokenizer."
         raise TrainerError(Reason.UNSUPPORTED_MODEL, message, hint)
     add_fused_lm_head(other)
+    answer_head.install(other, settings.max_length)
     return Reference(policy, other, settings)
 
 

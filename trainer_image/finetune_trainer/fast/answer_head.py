@@ -1,0 +1,178 @@
+"""Log-probabilities of answers without what they do not need: padding, prompts twice, logits of prompts.
+
+Put on one model, over TRL's fused head, by the trainers of preferences and by the online methods. TRL's
+head projects every position to the vocabulary on a CPU, and rows keep their padding; here only positions
+with a label are projected, in `finetune_kernels`, and rows that begin alike share their beginning where
+the model's layers allow it. What does not fit stays TRL's: `install` tells what, and why.
+"""
+
+from dataclasses import dataclass
+from functools import wraps
+from types import MethodType
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from trl.trainer.utils import FusedCausalLMOutput
+
+from finetune_kernels.ops.frozen_head import TokenFigures, frozen_log_probs
+from finetune_kernels.ops.linear_log_probs import linear_log_probs
+from finetune_trainer.data.rows import IGNORED
+from finetune_trainer.fast import prefix_attention, prefixes
+from finetune_trainer.fast.prefixes import Families, Packed
+from finetune_trainer.foreign import Foreign, Model
+
+# Further scales of logits that some models have; all of them leave the head to TRL.
+_SCALES = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+
+_NAMES = ("input_ids", "attention_mask", "labels")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was put on a model.
+
+    Attributes:
+        head: Whether only labelled positions are projected.
+        shared: Whether rows are packed, with their common beginnings once.
+        left: What was left as it was, each with the reason.
+    """
+
+    head: bool
+    shared: bool
+    left: tuple[str, ...] = ()
+
+
+def install(model: Model, longest: int, temperature: float = 1.0) -> Fitted:
+    """Put the head on a model that has TRL's already.
+
+    Args:
+        model: A causal language model, or PEFT's wrapper of one.
+        longest: Tokens of the longest row.
+        temperature: Divides the logits, as in TRL's head.
+    """
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    if reason := _head_why_not(model, inner):
+        return Fitted(head=False, shared=False, left=(f"log-probabilities: {reason}",))
+    reason = prefix_attention.why_not(inner, longest)
+    if reason is None:
+        prefix_attention.install(inner)
+    _patch(inner, temperature, shared=reason is None)
+    left = () if reason is None else (f"shared prompts: {reason}",)
+    return Fitted(head=True, shared=reason is None, left=left)
+
+
+def _head_why_not(model: Model, inner: Model) -> str | None:
+    config = inner.config.get_text_config()
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        return "the adapter lives in the prompt"
+    if getattr(config, "is_encoder_decoder", False):
+        return "the model has an encoder"
+    head = inner.get_output_embeddings()
+    if type(head) is not nn.Linear:
+        return "the head has an adapter of its own, or is none"
+    if hasattr(head.weight, "ds_id"):
+        return "ZeRO-3 gathers the head by itself"
+    scales = [name for name in _SCALES if getattr(config, name, None) is not None]
+    if scales or getattr(config, "output_router_logits", False):
+        return "the model scales its logits, or routes tokens"
+    return None
+
+
+def _patch(model: Model, temperature: float, *, shared: bool) -> None:
+    before = model.forward
+    config = model.config.get_text_config()
+    softcap = getattr(config, "final_logit_softcapping", None) or 0.0
+
+    # Its signature is looked at by `generate`.
+    @wraps(type(model).forward)
+    def forward(
+        self: Model,
+        *arguments: Foreign,
+        fused_lm_head: bool = False,
+        families: Families | None = None,
+        **named: Foreign,
+    ) -> Foreign:
+        if not fused_lm_head:
+            return before(*arguments, **named)
+        ids, mask, labels = (named[name] for name in _NAMES)
+        wanted = labels[:, 1:] != IGNORED
+        if shared:
+            families = families or prefixes.by_prompt(ids, mask, labels != IGNORED)
+            hidden = _packed_states(self, ids, mask, wanted, families)
+        else:
+            hidden = _states(self, named)[:, :-1][wanted]
+        figures = _figures(self, hidden, labels[:, 1:][wanted], temperature, softcap)
+        return _output(figures, wanted)
+
+    model.forward = MethodType(forward, model)
+
+
+def _states(model: Model, named: dict[str, Foreign]) -> Tensor:
+    """The last hidden states of padded rows, shape (rows, tokens, width)."""
+    given = {name: value for name, value in named.items() if name != "labels"}
+    states: Tensor = model.base_model(**(given | {"use_cache": False})).last_hidden_state
+    return states
+
+
+def _packed_states(
+    model: Model, ids: Tensor, mask: Tensor, wanted: Tensor, families: Families
+) -> Tensor:
+    """The states that predict a label, shape (labels, width), from one long row."""
+    packed: Packed = prefixes.pack(ids, mask, families)
+    states = model.base_model(
+        input_ids=packed.ids,
+        position_ids=packed.positions,
+        # A mask of four dimensions is taken as it is; the layout says what it does not.
+        attention_mask=packed.ids.new_ones(1, 1, 1, 1, dtype=torch.bool),
+        use_cache=False,
+        layout=packed.layout,
+    ).last_hidden_state
+    if packed.layout.layers != model.config.num_hidden_layers:
+        raise RuntimeError("a layer did not ask for the layout of its rows: it saw other answers")
+    found: Tensor = states[0].index_select(0, packed.places[:, :-1][wanted])
+    return found
+
+
+def _figures(
+    model: Model, hidden: Tensor, labels: Tensor, temperature: float, softcap: float
+) -> TokenFigures:
+    head = model.get_output_embeddings()
+    device = hidden.device.type
+    dtype = head.weight.dtype
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    hidden, weight = hidden.to(dtype), _whole(head.weight).to(dtype)
+    bias = None if head.bias is None else _whole(head.bias).to(dtype)
+    with torch.autocast(device, enabled=False):
+        if torch.is_grad_enabled() and weight.requires_grad:
+            given = (hidden, weight, labels, bias)
+            logs = linear_log_probs(*given, temperature=temperature, softcap=softcap)
+            return TokenFigures(logs, None)
+        given = (hidden, weight.detach(), labels, None if bias is None else bias.detach())
+        return frozen_log_probs(*given, temperature=temperature, softcap=softcap, entropies=True)
+
+
+def _whole(parameter: Tensor) -> Tensor:
+    """All of a weight, also where processes have a part each."""
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
+def _output(figures: TokenFigures, wanted: Tensor) -> FusedCausalLMOutput:
+    """TRL's output; what nobody asks our runs about is 0 in it."""
+    logs = _spread(figures.log_probs, wanted)
+    nothing = torch.zeros_like(logs, requires_grad=False)
+    entropies = nothing if figures.entropies is None else _spread(figures.entropies, wanted)
+    return FusedCausalLMOutput(
+        loss=-logs.sum() / wanted.sum().clamp(min=1),
+        log_probs=logs,
+        entropy=entropies,
+        mean_logits=nothing,
+        is_top1=nothing.bool(),
+        label_mask=wanted,
+    )
+
+
+def _spread(values: Tensor, wanted: Tensor) -> Tensor:
+    return values.new_zeros(wanted.shape).masked_scatter(wanted, values)
