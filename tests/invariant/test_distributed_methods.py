@@ -18,6 +18,14 @@ from support.two_processes import Bench
 ROWS, STEPS = 22, 6
 PAIRS, JUDGED = ({"data.train": name} for name in ("preferences", "judgements"))
 KEPT_REFERENCE = {"reference": {"precompute": False}}
+ANSWERS = {"generation": {"maxNewTokens": 6}}
+GROUPS = {
+    **ANSWERS,
+    "rewards": [{"type": "Regex", "pattern": "e"}],
+    "answersPerPrompt": 4,
+    "beta": 0.05,
+}
+PROMPTS = {"data.train": "prompts", "training.maxSteps": 4}
 # Name of a run -> what it changes. The split must not matter: two passes of two rows, or one of four.
 RUNS: dict[str, dict[str, Any]] = {
     "reward": {**PAIRS, "method": {"type": "Reward", "reward": {"centerCoefficient": 0.01}}},
@@ -39,7 +47,20 @@ RUNS: dict[str, dict[str, Any]] = {
         "tuning": {"type": "AdaLoRA", "adalora": {"initialRank": 4, "targetRank": 2}},
         "training.microBatchSize": 2,
     },
+    "distillation": {**PROMPTS, "method": {"type": "Distillation", "distillation": ANSWERS}},
+    "grpo": {
+        **PROMPTS,
+        "method": {"type": "GRPO", "grpo": GROUPS},
+        "training.microBatchSize": 16,
+    },
+    "rloo": {
+        **PROMPTS,
+        "method": {"type": "RLOO", "rloo": GROUPS},
+        "training.microBatchSize": 16,
+    },
 }
+# TRL logs means over passes, and the two have one each: then so must the one.
+ALONE = {"distillation": 8, "grpo": 32, "rloo": 32}
 ALIKE = 1e-5
 
 
@@ -47,9 +68,11 @@ ALIKE = 1e-5
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     root = tmp_path_factory.mktemp("methods")
     tiny_llama(root / "model", hidden=32, layers=1)
+    tiny_llama(root / "teacher", hidden=32, layers=1, seed=3)
     write_jsonl(root / "rows.jsonl", pairs(ROWS))
     write_jsonl(root / "preferences.jsonl", preferences(ROWS))
     write_jsonl(root / "judgements.jsonl", judgements(ROWS))
+    write_jsonl(root / "prompts.jsonl", [{"prompt": f"Say {number}:"} for number in range(ROWS)])
     common = {
         "model.source": f"file://{root}/model",
         "training.maxSteps": STEPS,
@@ -65,7 +88,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def changes(bench: Bench, name: str) -> dict[str, Any]:
     rows = RUNS[name].get("data.train", "rows")
-    return RUNS[name] | {"data.train": [{"source": f"file://{bench.root}/{rows}.jsonl"}]}
+    found = RUNS[name] | {"data.train": [{"source": f"file://{bench.root}/{rows}.jsonl"}]}
+    if name == "distillation":
+        found["method.distillation.teacher"] = f"file://{bench.root}/teacher"
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +102,11 @@ def together(bench: Bench) -> dict[str, tuple[Report, Report]]:
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.usefixtures("together")
 def test_two_processes_learn_what_one_learns(bench: Bench, name: str) -> None:
-    expected = bench.alone(f"{name}-alone", changes(bench, name))
+    micro = {"training.microBatchSize": ALONE[name]} if name in ALONE else {}
+    expected = bench.alone(f"{name}-alone", changes(bench, name) | micro)
     output = bench.output(name)
     told, wanted = output.log(), expected.log()
-    assert len(told) == len(wanted) == STEPS
+    assert len(told) == len(wanted) == RUNS[name].get("training.maxSteps", STEPS)
     assert told[-1]["loss"] != told[0]["loss"]
     for entry, other in zip(told, wanted, strict=True):
         assert entry == pytest.approx(other, abs=ALIKE, rel=ALIKE), f"step {entry['step']}"

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 from finetune_api.v1alpha1.method import Generation
+from finetune_trainer.drawing import drawing, row_numbers
 from finetune_trainer.foreign import CausalLM, Tokenizer
 from finetune_trainer.rollout import Rollout
 from finetune_trainer.stopping import stop_tokens
@@ -61,6 +62,7 @@ def write_answers(
     how: Sampling,
     *,
     seed: int | None = None,
+    first: int = 0,
 ) -> Rollout:
     """Answers to prompts.
 
@@ -68,20 +70,25 @@ def write_answers(
         model: Left in the mode that it was in.
         prompts: Token ids of each prompt, at least one token.
         how: Settings.
-        seed: Seeds the draws, so that they follow from it alone; None takes the likeliest token.
+        seed: Seeds the draws; None takes the likeliest token.
+        first: Number of the first prompt among all of a step. The draws of a row follow from the seed
+            and its number alone, so that they are the same however a step is divided.
     """
     inputs, present = _left_padded(prompts, how.pad_id, model.device)
-    config = _generation_config(how, greedy=seed is None)
+    config = _generation_config(how)
+    numbers = None
+    if seed is not None:
+        rows_of_step = range(first, first + len(prompts))
+        numbers = row_numbers(seed, rows_of_step, how.max_new_tokens).to(model.device)
     training = model.training
     model.eval()
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.no_grad(), _sole_config(model, config):
-        torch.manual_seed(seed or 0)
+    with torch.no_grad(), _sole_config(model, config):
         written = [
             model.generate(
                 input_ids=inputs[rows],
                 attention_mask=present[rows].long(),
                 generation_config=config,
+                logits_processor=_processors(numbers, rows, inputs.shape[1], how),
             )[:, inputs.shape[1] :]
             for rows in _chunks(len(prompts))
         ]
@@ -111,15 +118,22 @@ def _left_padded(
     return torch.tensor(ids, device=device), torch.tensor(present, device=device)
 
 
-def _generation_config(how: Sampling, *, greedy: bool) -> GenerationConfig:
-    drawn = {} if greedy else {"temperature": how.temperature, "top_p": how.top_p, "top_k": 0}
+def _processors(
+    numbers: Tensor | None, rows: slice, width: int, how: Sampling
+) -> LogitsProcessorList | None:
+    if numbers is None:
+        return None
+    return drawing(numbers[rows], width, temperature=how.temperature, top_p=how.top_p)
+
+
+def _generation_config(how: Sampling) -> GenerationConfig:
     return GenerationConfig(
         max_new_tokens=how.max_new_tokens,
-        do_sample=not greedy,
+        # Draws are ours, see `drawing`.
+        do_sample=False,
         use_cache=True,
         eos_token_id=list(how.stop_ids),
         pad_token_id=how.pad_id,
-        **drawn,
     )
 
 

@@ -84,7 +84,7 @@ def _group_arguments(
         **{name: value(block) for name, value in FROM_GROUP.items()},
         "reward_weights": weights,
         # All answers of a step are written at once, and learned from in passes.
-        "gradient_accumulation_steps": answers // settings.micro_batch_size,
+        "gradient_accumulation_steps": answers // (settings.micro_batch_size * settings.processes),
     }
 
 

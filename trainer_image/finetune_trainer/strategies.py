@@ -16,7 +16,19 @@ from finetune_trainer import zero_config
 from finetune_trainer.errors import TrainerError
 
 # Of these it is shown that several processes learn what one learns.
-METHODS = ("SFT", "Reward", "DPO", "IPO", "KTO", "ORPO", "CPO", "SimPO")
+METHODS = (
+    "SFT",
+    "Reward",
+    "DPO",
+    "IPO",
+    "KTO",
+    "ORPO",
+    "CPO",
+    "SimPO",
+    "Distillation",
+    "GRPO",
+    "RLOO",
+)
 # A collective of training waits no longer for a process than this.
 COLLECTIVE_SECONDS = 1800
 

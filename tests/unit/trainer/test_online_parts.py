@@ -14,6 +14,7 @@ from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.tuning import LoRA, Tuning
 from finetune_trainer import online_arguments, reference
 from finetune_trainer.answering import Sampling, stop_ids, write_answers
+from finetune_trainer.drawing import drawing
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.resolve import Settings
 from finetune_trainer.rewards.answer import Answer
@@ -93,6 +94,32 @@ def test_draws_follow_from_the_seed_alone(net: Any) -> None:
     assert torch.equal(one.answers, two.answers)
     assert torch.equal(before, torch.get_rng_state())
     assert not torch.equal(one.answers, write_answers(net, PROMPTS, how(net), seed=4).answers)
+
+
+def test_a_row_draws_the_same_in_any_company(net: Any) -> None:
+    together = write_answers(net, PROMPTS, how(net), seed=3)
+    for row, prompt in enumerate(PROMPTS):
+        alone = write_answers(net, [prompt], how(net), seed=3, first=row)
+        length = int(alone.mask.sum())
+        assert torch.equal(alone.answers[0, :length], together.answers[row, :length])
+
+
+def test_what_is_drawn_is_the_distribution_that_was_asked_for() -> None:
+    count = 10_000
+    logits = torch.randn(7, generator=torch.Generator().manual_seed(0)) * 2
+    # Numbers that lie evenly in [0, 1) hit each token as often as its probability says, but for one.
+    numbers = ((torch.arange(count, dtype=torch.float64) + 0.5) / count).unsqueeze(1)
+    for temperature, top_p in ((1.0, 1.0), (0.7, 1.0), (1.3, 0.8)):
+        wanted = (logits / temperature).softmax(-1)
+        likeliest = wanted.argsort(descending=True)
+        before = wanted[likeliest].cumsum(0) - wanted[likeliest]
+        kept = likeliest[before < top_p]
+        wanted = torch.zeros(7).scatter(0, kept, wanted[kept] / wanted[kept].sum())
+        processors = drawing(numbers, 2, temperature=temperature, top_p=top_p)
+        ids = torch.zeros(count, 2, dtype=torch.long)
+        drawn = processors(ids, logits.expand(count, -1).clone()).argmax(1)
+        found = drawn.bincount(minlength=7) / count
+        torch.testing.assert_close(found, wanted, atol=1.5 / count, rtol=0)
 
 
 def test_a_models_own_generation_settings_do_not_narrow_the_policy(net: Any) -> None:

@@ -19,7 +19,6 @@ from support.jobs import spec
 GOLDEN = Path(__file__).parent / "golden"
 GIB = 2**30
 ZERO3, ALL = {"distributed.strategy": "ZeRO3"}, {"distributed.offload": "All"}
-LENGTH = {"type": "Length", "targetTokens": 8}
 
 
 def wanted(changes: dict[str, Any] | None = None) -> FineTuneJobSpec:
@@ -49,7 +48,7 @@ def test_what_transformers_is_told(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method.type": "GRPO", "method.grpo": {"rewards": [LENGTH]}}, "GRPO on 2 processes"),
+        ({"method.type": "PPO", "method.ppo": {"rewardModel": "s3://m/r"}}, "PPO on 2 processes"),
         ({"data.streaming": True, "training.maxSteps": 3}, "streamed rows"),
         (
             {"distributed.strategy": "FSDP", "method.type": "DPO"},

@@ -57,11 +57,13 @@ class Distillation(Online):
     def build_trainer(self, ready: Ready, net: Model, watch: Watch) -> Foreign:
         """TRL's trainer with our prompts and our watch."""
         teacher = load_teacher(ready, net)
-        net.generation_config.eos_token_id = list(self.sampling(ready, net).stop_ids)
+        how = self.sampling(ready, net)
+        net.generation_config.eos_token_id = list(how.stop_ids)
         folder = ready.context.scratch / "trainer"
         arguments = distillation_arguments(_block(ready.spec), ready.settings, folder)
         return Trainer(
             rows=ready.data.train,
+            how=how,
             model=net,
             teacher_model=teacher,
             args=DistillationConfig(**arguments),

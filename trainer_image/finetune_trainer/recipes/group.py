@@ -16,6 +16,7 @@ from finetune_api.v1alpha1.method import Generation, GroupSampling
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer import reference
+from finetune_trainer.answering import Sampling
 from finetune_trainer.callback import WatchCallback
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import PromptRow
@@ -61,7 +62,7 @@ class GroupTrainer(OurPrompts):
         judge: Judge,
         reference: Reference | None,
         beta: float,
-        stop_ids: Sequence[int],
+        how: Sampling,
         rows: Sequence[PromptRow],
         **arguments: Foreign,
     ) -> None:
@@ -69,8 +70,8 @@ class GroupTrainer(OurPrompts):
         self.reference = reference
         self.equal_steps = 0
         self._warned = False
-        functions = [_function(judge, name, rows, stop_ids) for name in judge.weights]
-        super().__init__(rows=rows, reward_funcs=functions, **arguments)
+        functions = [_function(judge, name, rows, how.stop_ids) for name in judge.weights]
+        super().__init__(rows=rows, how=how, reward_funcs=functions, **arguments)
         # Given at once, it would make TRL read the reference from the folder of the base model, or keep
         # a second adapter that would be published with the first.
         self.beta = beta
@@ -158,7 +159,7 @@ class Group(Online):
             if self._compares(spec)
             else None,
             beta=block.beta,
-            stop_ids=how.stop_ids,
+            how=how,
             rows=ready.data.train,
             model=net,
             args=configuration,

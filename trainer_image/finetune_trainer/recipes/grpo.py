@@ -21,6 +21,10 @@ _ZERO = 1e-3
 class Trainer(GroupTrainer, GRPOTrainer):
     """TRL's trainer with our prompts and rewards."""
 
+    def _generate_single_turn(self, *arguments: Foreign, **named: Foreign) -> Foreign:
+        """Answers, and no log-probabilities of another program that wrote them."""
+        return super()._generate_single_turn(*arguments, **named), None
+
 
 class GRPO(Group):
     """The method GRPO."""

@@ -130,10 +130,12 @@ def _check_batches(settings: Settings, answers: int, rows: int) -> None:
             f"`training.batchSize` is {settings.batch_size} prompts, but there are only {rows}"
         )
         raise TrainerError(Reason.INVALID_SPEC, message)
-    total = settings.batch_size * answers
-    if total % settings.micro_batch_size:
+    total, count = settings.batch_size * answers, settings.processes
+    if total % (settings.micro_batch_size * count):
         message = (
             f"`training.microBatchSize` {settings.micro_batch_size} does not divide the {total} "
             f"answers of a step ({settings.batch_size} prompts × {answers} answers)"
         )
+        if count > 1:
+            message += f" over {count} processes, which is {total // count} each"
         raise TrainerError(Reason.INVALID_SPEC, message)

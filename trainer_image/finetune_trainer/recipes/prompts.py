@@ -1,5 +1,6 @@
-"""TRL's on-policy trainers on our prompts: ids that we made, positions that padding does not shift.
+"""TRL's on-policy trainers on our prompts: ids that we made, draws of ours, positions of ours.
 
+Draws follow from the seed and a row's number in its step, and padding shifts no positions.
 Mixed into the trainers of the group methods and of distillation. TRL is given the number of each row as
 its prompt, so that it can neither render nor tokenize nor cut; rows are looked up by that number.
 """
@@ -12,9 +13,12 @@ from datasets import Dataset
 from torch import nn
 from transformers import PrinterCallback
 
+from finetune_trainer import processes
+from finetune_trainer.answering import Sampling, write_answers
 from finetune_trainer.data.rows import PromptRow
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.reference import positions
+from finetune_trainer.resume.randomness import seed_of
 from finetune_trainer.resume.trainer import Resumable
 
 
@@ -26,8 +30,8 @@ def numbered(rows: Sequence[PromptRow]) -> Dataset:
 class OurPrompts(Resumable):
     """Overrides of a TRL trainer; stands before it among the bases."""
 
-    def __init__(self, *, rows: Sequence[PromptRow], **arguments: Foreign) -> None:
-        self.prompt_rows = rows
+    def __init__(self, *, rows: Sequence[PromptRow], how: Sampling, **arguments: Foreign) -> None:
+        self.prompt_rows, self._how = rows, how
         trainer: Foreign = super()
         trainer.__init__(train_dataset=numbered(rows), **arguments)
         # It prints Python dictionaries to stdout.
@@ -36,6 +40,21 @@ class OurPrompts(Resumable):
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """The ids of the rows with these numbers; no images, nothing else."""
         return [list(self.prompt_rows[int(number)].prompt_ids) for number in prompts], None, {}
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], *_: Foreign, **__: Foreign
+    ) -> Foreign:
+        """Answers to this process's part of a step's prompts."""
+        trainer: Foreign = self
+        rollout = write_answers(
+            trainer.model,
+            prompt_ids,
+            self._how,
+            seed=seed_of(trainer.args.seed, trainer.state.global_step),
+            first=processes.rank() * len(prompt_ids),
+        )
+        pairs = zip(rollout.answers.cpu(), rollout.mask.cpu(), strict=True)
+        return [answer[there].tolist() for answer, there in pairs]
 
     def train(self, *arguments: Foreign, **named: Foreign) -> Foreign:
         """All steps, with the positions that the answers were written at."""
