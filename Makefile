@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types unit runs cluster chart e2e invariant matrix parity chaos bounds generate \
-	kernels locks bench bench-learning cluster-up cluster-down clean
+	kernels locks bench bench-learning bench-trainer cluster-up cluster-down clean
 
 ##@ Use
 
@@ -90,6 +90,9 @@ bench: .venv/ready ## measure the control plane against plain Jobs; prints the r
 
 bench-learning: .venv/ready ## one run of every method on SmolLM2: held-out figures before and after
 	PYTHONPATH=tests $(PYTHON) benchmarks/learning.py $(ARGS)
+
+bench-trainer: .venv/ready ## ours against stock TRL on SmolLM2: tokens a second, memory, first step
+	PYTHONPATH=tests:benchmarks $(PYTHON) -m trainer $(ARGS)
 
 ##@ Maintain
 

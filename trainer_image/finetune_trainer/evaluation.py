@@ -1,7 +1,7 @@
 """Held-out loss: the mean over all supervised tokens, whatever the batches.
 
-Called by the recipe before and after training, and by its callback in between. It keeps no logits:
-TRL's fused head gives one log-probability a token.
+Called by the recipe before and after training, and by its callback in between. It keeps no logits: the
+loss is read from hidden states (`fast.loss`), or TRL's fused head gives one log-probability a token.
 """
 
 import math
@@ -13,6 +13,8 @@ from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.batches import Batch, Collator
 from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.fast.head import installed
+from finetune_trainer.fast.loss import summed_loss
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.resolve import Settings
 
@@ -65,9 +67,17 @@ class TokenLoss:
     def add(self, model: Model, batch: Batch) -> None:
         """Take one batch into account; the model is in evaluation mode."""
         with torch.no_grad(), autocast(self._settings):
-            outputs = model(**batch, fused_lm_head=True)
-        self.loss -= float(outputs.log_probs.sum(dtype=torch.float64))
-        self.tokens += int(outputs.label_mask.sum())
+            loss, tokens = _summed(model, batch)
+        self.loss += float(loss)
+        self.tokens += int(tokens)
+
+
+def _summed(model: Model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    if installed(model):
+        found = model(**batch, read=summed_loss)
+        return found.loss, found.tokens
+    outputs = model(**batch, fused_lm_head=True)
+    return -outputs.log_probs.sum(dtype=torch.float64), outputs.label_mask.sum()
 
 
 def autocast(settings: Settings) -> Foreign:

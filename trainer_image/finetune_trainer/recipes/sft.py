@@ -7,6 +7,7 @@ over the supervised tokens of the whole batch, however it is split.
 from dataclasses import replace
 from typing import Any
 
+import torch
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -24,6 +25,9 @@ from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluation import TokenLoss, mean_loss
+from finetune_trainer.fast import choice
+from finetune_trainer.fast.head import installed
+from finetune_trainer.fast.loss import summed_loss
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
 from finetune_trainer.recipes.recipe import Ready, Recipe, given
 from finetune_trainer.resolve import Machine, Settings, divided, resolve
@@ -46,17 +50,32 @@ class FirstStep(Resumable, SFTTrainer):
         super().__init__(**arguments)
 
     def compute_loss(
-        self, model: Model, inputs: Batch, *rest: Foreign, **named: Foreign
+        self,
+        model: Model,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Foreign = None,
     ) -> Foreign:
-        """The loss of one forward pass."""
+        """The share of one forward pass in the loss of its step."""
         if self.state.global_step == 0:
             with before_first_step(model):
                 self.unchanged.add(model, inputs)
-        loss = super().compute_loss(model, inputs, *rest, **named)
-        if "position_ids" in inputs:
-            # Of packed rows TRL counts one sequence a batch.
-            self._total_train_tokens += inputs["input_ids"][1:].numel()
-        return loss
+        if not installed(model):
+            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            if "position_ids" in inputs:
+                # Of packed rows TRL counts one sequence a batch.
+                self._total_train_tokens += inputs["input_ids"][1:].numel()
+            return loss
+        self._count(inputs)
+        summed = model(**inputs, read=summed_loss).loss
+        # The number is that of all processes, whose gradients are averaged.
+        return summed / max(int(num_items_in_batch), 1) * self.accelerator.num_processes
+
+    def _count(self, inputs: Batch) -> None:
+        """Add the tokens of all processes to what is logged."""
+        tokens = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).sum()
+        self._total_train_tokens += int(self.accelerator.gather(tokens).sum())
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
 
 
 class SFT(Recipe):
@@ -78,11 +97,15 @@ class SFT(Recipe):
         return resolve(spec, machine, len(data.packed or data.train), data.max_length)
 
     def settle(self, ready: Ready, net: Model) -> Ready:
-        """The run as it is, once it is proved that rows in one sequence do not see each other.
+        """The run with its fast paths, once it is proved that rows in one sequence are apart.
 
         Raises:
             TrainerError: RowsNotIsolated if they do and packing was demanded.
         """
+        ready = self._isolated(ready, net)
+        return choice.settle(ready, net, _collator(ready))
+
+    def _isolated(self, ready: Ready, net: Model) -> Ready:
         if not ready.data.packed:
             return ready
         found = isolation.prove(net, ready.data.packed, _collator(ready), ready.settings)
