@@ -80,10 +80,6 @@ class RunFile(ApiModel):
     grace_seconds: Annotated[int, Field(ge=0, le=86400)] = 30
     """Time between SIGTERM and SIGKILL."""
 
-    standstill_seconds: Annotated[float, Field(gt=0, le=86400)] | None = None
-    """A process that has done no step for so long, and for much longer than a step takes, writes down
-    where it stands; None for the trainer's own time, which is half of what the operator waits for."""
-
     progress_interval_seconds: Annotated[float, Field(gt=0, le=600)] = 5
     """Shortest time between two progress records on stdout."""
 

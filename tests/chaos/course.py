@@ -21,11 +21,17 @@ WAIT_SECONDS = 240.0
 # Most of a short job is start-up; this share of the faults waits until it trains.
 IN_TRAINING = 0.7
 MOMENT_SECONDS = 6.0
-JOB: Object = {
-    "training": {"maxSteps": STEPS, "batchSize": 8, "learningRate": 1e-2, "logEverySteps": 1},
-    "checkpoints": {"everySteps": EVERY},
-    "runPolicy": {"retries": {"infrastructure": 100}},
-}
+TRAINING: Object = {"batchSize": 8, "learningRate": 1e-2, "logEverySteps": 1}
+
+
+def job(nodes: int = 1, steps: int = STEPS) -> Object:
+    """The job that is disturbed, on so many pods of one process."""
+    return {
+        "training": {"maxSteps": steps, **TRAINING},
+        "checkpoints": {"everySteps": EVERY},
+        "resources": {"gpusPerNode": 0, "nodes": nodes},
+        "runPolicy": {"retries": {"infrastructure": 100}},
+    }
 
 
 @dataclass(frozen=True)
@@ -64,10 +70,15 @@ class Result:
     attempts: Sequence[Object]
     seconds: float
 
+    def recoveries(self) -> list[float]:
+        """Seconds from faults that ended an attempt until training went on."""
+        after = zip(self.kills, self.kills[1:], strict=False)
+        return [b.recovered for a, b in after if a.fault in ENDING and b.recovered is not None]
 
-def undisturbed(tenant: Tenant, name: str, folder: Path) -> Path:
+
+def undisturbed(tenant: Tenant, name: str, folder: Path, wanted: Object | None = None) -> Path:
     """Runs the job without faults; returns the folder with its output."""
-    tenant.apply(name, JOB)
+    tenant.apply(name, wanted or job())
     return _output(tenant, tenant.wait(name, "Complete", 600), folder)
 
 
@@ -89,7 +100,7 @@ def disturbed(
     """
     began = time.monotonic()
     kills: list[Kill] = []
-    target.tenant.apply(target.job, JOB)
+    target.tenant.apply(target.job, target.wanted or job())
     for number, fault in enumerate(faults, 1):
         kill = _strike(target, fault, kills[-1] if kills else None)
         if kill is None:

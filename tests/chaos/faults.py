@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from devcluster import processes
+from devcluster import DevClusterError, processes
 from support.tenant import Object, Tenant
 
 DOWN_SECONDS = 4.0
@@ -27,12 +27,14 @@ class Target:
     Attributes:
         random: Chooses moments and victims.
         operator: Settings that a killed operator comes back with.
+        wanted: Changes of the job's spec; None for what the course has.
     """
 
     tenant: Tenant
     job: str
     random: random.Random
     operator: Mapping[str, str] = field(default_factory=dict)
+    wanted: Object | None = None
 
     def pods(self) -> list[Object]:
         """The job's pods that run."""
@@ -45,12 +47,20 @@ class Target:
 
 
 def kill_trainer(target: Target) -> bool:
-    """Ends a trainer's process, as the kernel does when memory is short."""
+    """Ends the trainers' processes, as the kernel does when memory is short."""
     found = trainers(target.tenant.stack.cluster.state)
     if not found:
         return False
-    with suppress(ProcessLookupError):
-        os.kill(target.random.choice(found), signal.SIGKILL)
+    _kill(*found)
+    return True
+
+
+def kill_rank(target: Target) -> bool:
+    """Ends one training process of several; the others find out by themselves."""
+    found = ranks(target.tenant.stack.cluster.state)
+    if not found:
+        return False
+    _kill(target.random.choice(found))
     return True
 
 
@@ -71,8 +81,9 @@ def evict_pod(target: Target) -> bool:
     if not pods:
         return False
     name = target.random.choice(pods)["metadata"]["name"]
-    arguments = ("-n", target.tenant.namespace, "--wait=false")
-    target.tenant.stack.cluster.kubectl("delete", "pod", name, *arguments, check=False)
+    # It may have ended meanwhile.
+    with suppress(DevClusterError):
+        target.tenant.evict(name)
     return True
 
 
@@ -118,6 +129,7 @@ def kill_store(target: Target) -> bool:
 
 FAULTS: dict[str, Callable[[Target], bool]] = {
     "trainer": kill_trainer,
+    "one rank": kill_rank,
     "pod": delete_pod,
     "eviction": evict_pod,
     "node": kill_node,
@@ -126,15 +138,30 @@ FAULTS: dict[str, Callable[[Target], bool]] = {
     "S3": kill_store,
 }
 # Those that end an attempt; the others leave the trainer alone.
-ENDING = ("trainer", "pod", "eviction", "node")
+ENDING = ("trainer", "one rank", "pod", "eviction", "node")
+
+
+def _kill(*pids: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def trainers(state: Path) -> list[int]:
     """Process ids of the trainers on the process nodes; preflights are none."""
+    return _running(state, lambda word: word.endswith((b"finetune-trainer", b"finetune_trainer")))
+
+
+def ranks(state: Path) -> list[int]:
+    """Those of them that a launcher started."""
+    return _running(state, lambda word: word == b"finetune_trainer")
+
+
+def _running(state: Path, is_program: Callable[[bytes], bool]) -> list[int]:
     found = []
     for process in processes.strays(state):
         with suppress(FileNotFoundError, ProcessLookupError):
             words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
-            if b"run" in words and any(word.endswith(b"finetune-trainer") for word in words):
+            if b"run" in words and any(is_program(word) for word in words):
                 found.append(process.pid)
     return found

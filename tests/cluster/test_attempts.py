@@ -45,6 +45,24 @@ def test_a_deleted_pod_is_a_free_attempt_that_resumes(tenant: Tenant) -> None:
     assert ("Warning", "Preempted") in tenant.events("evicted")
 
 
+def test_an_evicted_pod_that_is_deaf_is_killed_after_its_grace_and_costs_no_retry(
+    tenant: Tenant,
+) -> None:
+    """As `kubectl drain` does it; two seconds of grace are short, and none of them is used."""
+    apply(tenant, "deaf", "deaf-1.5", runPolicy={"terminationGracePeriodSeconds": 2})
+    saved = reached(tenant, "deaf", 1)["progress"]["step"]
+    [pod] = tenant.children("pods", "deaf")
+    tenant.evict(pod["metadata"]["name"])
+    told = time.monotonic()
+    until(lambda: attempts(tenant.status("deaf"))[0][1] == "Failed" or None, 30)
+    assert time.monotonic() - told < 10
+    status = tenant.wait("deaf", "Complete", 60)
+    assert attempts(status) == [(1, "Failed", "Preempted"), (2, "Succeeded", "OutputPublished")]
+    assert status["attempts"][0]["exitCode"] == 137
+    assert status["attempts"][1]["startStep"] >= saved
+    assert (status["retries"]["disruption"], status["retries"].get("infrastructure", 0)) == (1, 0)
+
+
 def test_a_deleted_job_is_made_again_under_the_next_number(tenant: Tenant) -> None:
     apply(tenant, "robbed", "resumes-1.5")
     reached(tenant, "robbed", 1)

@@ -115,6 +115,17 @@ def test_a_paused_api_server_is_outlived(stack: Stack, tenant: Tenant) -> None:
     assert stack.operator.alive
 
 
+def test_a_deleted_namespace_takes_its_jobs_along(stack: Stack, tenant: Tenant) -> None:
+    stack.create_tenant("doomed")
+    doomed = Tenant(stack, "doomed")
+    apply(doomed, "along", "hangs", runPolicy={"terminationGracePeriodSeconds": 1})
+    doomed.wait("along", "Running", 60)
+    # No finalizer of ours holds it up, and what cannot be created there any more stops nobody.
+    stack.cluster.kubectl("delete", "namespace", "doomed", "--timeout=60s")
+    apply(tenant, "neighbour", "publishes-0.1")
+    tenant.wait("neighbour", "Complete", 60)
+
+
 # -- kills between writes ----------------------------------------------------------------------
 
 

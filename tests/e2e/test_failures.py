@@ -92,6 +92,7 @@ def test_no_secret_is_ever_printed(failed: Tenant) -> None:
         said += failed.stack.cluster.kubectl("logs", pod["metadata"]["name"], "-n", "team").stdout
     assert "canary-secret-value" not in said
     assert failed.stack.s3.tenant.secret not in said
+    assert failed.stack.s3.tenant.access not in said
 
 
 @pytest.mark.parametrize(

@@ -84,17 +84,20 @@ class Attempt:
             traceback.print_exc()
             os._exit(99)
 
-    def _as_in_a_pod(self, _: RunInput, environment: Environment, reporter: Reporter) -> Report:
+    def run_file(self) -> RunFile:
+        """What the operator would write for it."""
         job = JobIdentity(namespace="default", name="demo", uid=UID)
-        run_of = RunFile(
+        return RunFile(
             job=job,
             attempt=self.number,
             spec=FineTuneJobSpec.model_validate(spec(self.changes)),
             micro_batch_divisor=self.divisor,
             grace_seconds=self.grace,
         )
+
+    def _as_in_a_pod(self, _: RunInput, environment: Environment, reporter: Reporter) -> Report:
         reporter._interval = 0.0  # a record a step
-        return run.execute(RunInput(run=run_of, laptop=False), environment, reporter)
+        return run.execute(RunInput(run=self.run_file(), laptop=False), environment, reporter)
 
     def published(self) -> Path:
         content = json.loads((self.folder / "out" / "manifest.json").read_text())

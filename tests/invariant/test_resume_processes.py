@@ -7,14 +7,15 @@ the other is killed as the operator would do it.
 import os
 import signal
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_api.records import ExitCode
-from finetune_trainer import recipes
+from finetune_api.records import ExitCode, ProgressRecord
+from finetune_trainer import recipes, standstill
 from invariant.test_resume import Act, Attempt, job, kill_at, places, to
 from support.tiny_models import pairs, tiny_model, write_jsonl
 
@@ -39,14 +40,18 @@ def spread(models: Path, strategy: str, **changes: Any) -> dict[str, Any]:
 
 def together(attempt: Attempt, act: Act | None = None) -> list[int]:
     """Runs both processes; when the first is gone, so is the second. Exit statuses by rank."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     children = [_start(attempt, rank, port, act) for rank in range(2)]
     first = os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1])
     if first:
         os.kill(children[1], signal.SIGKILL)
     return [first, os.waitstatus_to_exitcode(os.waitpid(children[1], 0)[1])]
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _start(attempt: Attempt, rank: int, port: int, act: Act | None) -> int:
@@ -91,3 +96,33 @@ def test_one_process_goes_on_where_two_were(models: Path, tmp_path: Path) -> Non
     assert report.resumed.step == 9
     losses = [[entry["loss"] for entry in each.log()] for each in (again, whole)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_where_the_other_waits_is_kept_when_one_is_frozen(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator ends them as a hang, after twice the time; see `plan/hang.py`."""
+    monkeypatch.setattr(standstill, "SHORTEST", 1.0)
+    attempt, port = Attempt(tmp_path, to(tmp_path, spread(models, "DDP"))), _free_port()
+    frozen = _start(attempt, 1, port, None)
+
+    def freeze(record: ProgressRecord) -> None:
+        if record.progress.step == 4:
+            os.kill(frozen, signal.SIGSTOP)
+
+    waiting = _start(attempt, 0, port, freeze)
+    kept = [tmp_path / "out" / standstill.name(attempt.run_file(), rank) for rank in (0, 1)]
+    try:
+        deadline = time.monotonic() + 60
+        while not kept[0].exists():
+            assert time.monotonic() < deadline, "nothing was written down"
+            time.sleep(0.1)
+    finally:
+        for pid in (waiting, frozen):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    told = kept[0].read_text()
+    assert "process 0 has done no step for" in told
+    # What waits for the other is in the deepest frames; the frozen one says nothing.
+    assert "finetune_trainer/processes.py" in told or "backward" in told
+    assert not kept[1].exists()

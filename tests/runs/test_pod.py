@@ -192,4 +192,7 @@ def test_secrets_are_never_shown(pod: Pod) -> None:
     output, errors = process.communicate(timeout=60)
     report = pod.report()
     assert report.reason is Reason.STORAGE_CREDENTIALS_INVALID
-    assert "canary" not in output + errors + report.to_message()
+    said = output + errors + report.to_message()
+    assert "canary" not in said
+    # Nor the key's name, by which a store's owner finds whose it is.
+    assert pod.keys.access not in said

@@ -166,6 +166,16 @@ def resumes(run: RunFile, pace: float) -> int:
         raise ToldToStopError
 
     signal.signal(signal.SIGTERM, stop)
+    return goes_on(run, pace)
+
+
+def is_deaf(run: RunFile, pace: float) -> int:
+    """The same, but for what it is told."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return goes_on(run, pace)
+
+
+def goes_on(run: RunFile, pace: float) -> int:
     kept = Checkpoints(run)
     began = saved = kept.newest()
     try:
@@ -215,6 +225,7 @@ BEHAVIOURS: dict[str, Callable[[float], int]] = {
 }
 RUN_BEHAVIOURS: dict[str, Callable[[RunFile, float], int]] = {
     "resumes": resumes,
+    "deaf": is_deaf,
     "large": needs_much_memory,
 }
 

@@ -47,6 +47,13 @@ class Tenant:
         """Deletes a job without waiting for its children."""
         self.kubectl("delete", "ftj", name, "--wait=false")
 
+    def evict(self, pod: str) -> None:
+        """Asks for a pod's eviction, as `kubectl drain` does."""
+        meta = {"name": pod, "namespace": self.namespace}
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": meta}
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/eviction"
+        self.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(body))
+
     def get(self, kind: str, *arguments: str) -> Any:
         """An object or a list, as kubectl has it."""
         return self.stack.cluster.kubectl_json("get", kind, *arguments, "-n", self.namespace)

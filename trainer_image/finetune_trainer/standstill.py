@@ -54,7 +54,7 @@ class Standstill:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._output, self._scratch, self._clock = run, output, scratch, clock
-        self._shortest = run.standstill_seconds or SHORTEST
+        self._shortest = SHORTEST
         self._began = self._last = clock()
         self._steps = 0
         self._unhurried = False

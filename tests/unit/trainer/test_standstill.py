@@ -8,13 +8,19 @@ from pathlib import Path
 import pytest
 
 from finetune_api.v1alpha1.reasons import Reason
+from finetune_trainer import standstill
 from finetune_trainer.environment import Environment
 from finetune_trainer.standstill import Standstill, name
 from finetune_trainer.storage import Place, Storage
 from support.checkpoints import run
 
 SHORTEST = 0.2
-RUN = run(attempt=3).model_copy(update={"standstill_seconds": SHORTEST})
+RUN = run(attempt=3)
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standstill, "SHORTEST", SHORTEST)
 
 
 def wait_in_a_collective(moment: threading.Event) -> None:
