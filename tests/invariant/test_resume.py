@@ -19,9 +19,11 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from torch.nn import Embedding
+from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoTokenizer
 
-from finetune_api.records import ProgressRecord, Report, parse_record, parse_report
+from finetune_api.records import ExitCode, ProgressRecord, Report, parse_record, parse_report
 from finetune_api.run_file import JobIdentity, RunFile
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.reasons import Reason
@@ -378,6 +380,29 @@ def test_sigterm_with_too_short_a_grace_keeps_the_last_checkpoint(
     assert report is not None
     assert report.checkpoint is not None
     assert report.checkpoint.step < 6
+
+
+def test_a_poisoned_batch_ends_the_run_and_leaves_a_checkpoint_from_before(
+    models: Path, tmp_path: Path
+) -> None:
+    def poison(record: ProgressRecord) -> None:
+        if record.progress.step == 6:
+            register_module_forward_hook(
+                lambda module, _, output: (
+                    output * float("nan") if isinstance(module, Embedding) else None
+                )
+            )
+
+    attempt = Attempt(tmp_path, to(tmp_path, job(models, "pairs", 12)))
+    status, report, _ = attempt.run(poison)
+    assert status == ExitCode.DIVERGED
+    assert report is not None
+    assert report.reason is Reason.DIVERGED
+    assert "step 7" in report.message
+    assert report.checkpoint is not None
+    assert report.checkpoint.step <= 6
+    status, report, _ = replace(attempt, number=2).run()
+    assert (status, report and report.outcome) == (0, "Complete")
 
 
 def test_a_changed_job_is_not_resumed(models: Path, tmp_path: Path) -> None:
