@@ -246,4 +246,5 @@ class RunPolicy(ApiModel):
 
     termination_grace_period_seconds: AutoOrCount = AUTO
     """Time that a pod gets to save after it was told to stop. `Auto`: twice the time that the last
-    checkpoint took, and a step; at least 30 seconds, at most 600."""
+    checkpoint took, or that one of its size is expected to take, and a step; at least 30 seconds, at
+    most 600."""

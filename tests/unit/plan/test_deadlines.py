@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from finetune_api.v1alpha1.reasons import Reason
-from finetune_api.v1alpha1.status import CheckpointStatus, FineTuneJobStatus
+from finetune_api.v1alpha1.status import CheckpointStatus, FineTuneJobStatus, Plan
 from finetune_operator.plan import grace
 from finetune_operator.plan.decide import decide
 from finetune_operator.plan.decision import Decision
@@ -167,6 +167,21 @@ def test_the_grace_period_follows_from_the_measured_save(
     found = progress(1, seconds=step) if step else None
     status = FineTuneJobStatus(checkpoint=checkpoint, progress=found)
     assert grace.measured(status) == seconds
+
+
+@pytest.mark.parametrize(
+    ("trained", "seconds"),
+    # LoRA of 4.9 million parameters; a whole model of 134.5 million, whose checkpoint has 1.6 GB; 8 billion.
+    [(None, 30), (-1, 30), (4_900_000, 30), (134_500_000, 65), (8_000_000_000, 600)],
+)
+def test_before_the_first_save_its_time_is_expected_from_its_size(
+    trained: int | None, seconds: int
+) -> None:
+    plan = Plan(trainable_parameters=trained)
+    assert grace.measured(FineTuneJobStatus(plan=plan)) == seconds
+    saved = CheckpointStatus(step=1, uri="u", save_seconds="20")
+    # What was measured counts.
+    assert grace.measured(FineTuneJobStatus(plan=plan, checkpoint=saved)) == 40
 
 
 def test_a_new_attempt_gets_the_measured_time_and_the_checkpoint_never_goes_back() -> None:
