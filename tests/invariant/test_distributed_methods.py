@@ -12,7 +12,8 @@ import torch
 
 from finetune_api.records import Report
 from support.preference_data import judgements, preferences
-from support.tiny_models import pairs, tiny_llama, write_jsonl
+from support.taste import taste_model
+from support.tiny_models import pairs, tiny_llama, tiny_tokenizer, write_jsonl
 from support.two_processes import Bench
 
 ROWS, STEPS = 22, 6
@@ -53,11 +54,21 @@ RUNS: dict[str, dict[str, Any]] = {
         "method": {"type": "GRPO", "grpo": GROUPS},
         "training.microBatchSize": 16,
     },
+    "ppo": {
+        **PROMPTS,
+        "method": {"type": "PPO", "ppo": {**ANSWERS, "minibatches": 2, "epochs": 2}},
+        "training.microBatchSize": 1,
+    },
     "rloo": {
         **PROMPTS,
         "method": {"type": "RLOO", "rloo": GROUPS},
         "training.microBatchSize": 16,
     },
+}
+MODELS = {
+    "distillation": {"method.distillation.teacher": "teacher"},
+    "ppo": {"method.ppo.rewardModel": "taste"},
+    "grpo": {"method.grpo.rewardModel": "taste"},
 }
 # TRL logs means over passes, and the two have one each: then so must the one.
 ALONE = {"distillation": 8, "grpo": 32, "rloo": 32}
@@ -69,6 +80,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     root = tmp_path_factory.mktemp("methods")
     tiny_llama(root / "model", hidden=32, layers=1)
     tiny_llama(root / "teacher", hidden=32, layers=1, seed=3)
+    taste_model(root / "taste", tiny_tokenizer())
     write_jsonl(root / "rows.jsonl", pairs(ROWS))
     write_jsonl(root / "preferences.jsonl", preferences(ROWS))
     write_jsonl(root / "judgements.jsonl", judgements(ROWS))
@@ -89,8 +101,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def changes(bench: Bench, name: str) -> dict[str, Any]:
     rows = RUNS[name].get("data.train", "rows")
     found = RUNS[name] | {"data.train": [{"source": f"file://{bench.root}/{rows}.jsonl"}]}
-    if name == "distillation":
-        found["method.distillation.teacher"] = f"file://{bench.root}/teacher"
+    for path, model in MODELS.get(name, {}).items():
+        found[path] = f"file://{bench.root}/{model}"
     return found
 
 

@@ -100,9 +100,10 @@ def install(trainer: Foreign, settings: Settings) -> list[Resolved]:
     """
     seen: list[Resolved] = []
     if settings.processes > 1:
-        divided = trainer.get_train_dataloader
-        trainer.get_train_dataloader = lambda: spread(divided())
-        trainer.accelerator.gather = uneven(trainer.accelerator.gather)
+        if hasattr(trainer, "get_train_dataloader"):
+            divided = trainer.get_train_dataloader
+            trainer.get_train_dataloader = lambda: spread(divided())
+            trainer.accelerator.gather = uneven(trainer.accelerator.gather)
         trainer.add_callback(_Attestation(trainer, settings, seen))
     return seen
 
@@ -174,6 +175,9 @@ def _differences(trainer: Foreign, settings: Settings) -> Iterator[str]:
 def _precision(trainer: Foreign, settings: Settings) -> str | None:
     if settings.strategy.zero:
         return zero.precision(trainer.model_wrapped)
+    # A loop of our own has no accelerator.
+    if hasattr(trainer, "precision"):
+        return str(trainer.precision)
     return {"no": "Float32", "bf16": "BFloat16"}.get(trainer.accelerator.mixed_precision)
 
 

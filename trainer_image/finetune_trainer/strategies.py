@@ -25,6 +25,7 @@ METHODS = (
     "ORPO",
     "CPO",
     "SimPO",
+    "PPO",
     "Distillation",
     "GRPO",
     "RLOO",

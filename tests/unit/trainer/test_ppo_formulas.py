@@ -1,6 +1,7 @@
 """The formulas of PPO against closed forms, hand-computed cases and other ways to the same number."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -180,6 +181,9 @@ class Table:
     def reference_log_probabilities(self, rollout: algorithm.Rollout) -> Tensor:
         logs = self.reference.log_softmax(-1)[None].expand(len(rollout.answers), -1, -1)
         return logs.gather(2, rollout.answers.unsqueeze(2)).squeeze(2) * rollout.mask
+
+    def accumulating(self, more: bool) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def update(self) -> None:
         with torch.no_grad():

@@ -48,7 +48,6 @@ def test_what_transformers_is_told(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method.type": "PPO", "method.ppo": {"rewardModel": "s3://m/r"}}, "PPO on 2 processes"),
         ({"data.streaming": True, "training.maxSteps": 3}, "streamed rows"),
         (
             {"distributed.strategy": "FSDP", "method.type": "DPO"},

@@ -12,16 +12,19 @@ last action is scored, by a reward model; every action pays for leaving the refe
 Called by `recipes.ppo`. It knows no tokenizer, no storage and no report. All tensors of answers have
 the shape (rows, tokens), padded on the right; `mask` is true at the tokens that were written, the stop
 token included. Sums run over true tokens only, and a mean over a batch is one over its tokens, so that
-the split into micro-batches never changes an update.
+the split into micro-batches and among processes never changes an update.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from finetune_trainer import processes
+from finetune_trainer.ppo import shares
 from finetune_trainer.rollout import Rollout
 
 # Ziegler et al., section 2.2: how fast the penalty follows, and the largest error that is believed.
@@ -188,6 +191,13 @@ class Policy(Protocol):
         """The same tokens by the reference policy, without gradients; 0 at padding."""
         ...
 
+    def accumulating(self, more: bool) -> AbstractContextManager[None]:
+        """Around a pass with gradients: whether more follow before the update.
+
+        Gradients are averaged over all processes after the last one.
+        """
+        ...
+
     def update(self) -> None:
         """Apply the gradients that were collected, and clear them."""
         ...
@@ -217,7 +227,8 @@ class _Sums:
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
 
     def means(self) -> dict[str, float]:
-        return {name: value / self.tokens for name, value in self.sums.items()}
+        tokens, *sums = processes.total(self.tokens, *self.sums.values())
+        return {name: value / tokens for name, value in zip(self.sums, sums, strict=True)}
 
 
 class Algorithm:
@@ -251,7 +262,7 @@ class Algorithm:
         scores: Tensor,
         check: Callable[[Experience], None] | None = None,
     ) -> dict[str, float]:
-        """Learn from a batch of scored answers.
+        """Learn from a batch of scored answers, which every process holds whole.
 
         Args:
             rollout: Written by the policy as it is now.
@@ -276,9 +287,10 @@ class Algorithm:
     def experience(self, rollout: Rollout, scores: Tensor) -> Experience:
         """Judge the answers by policy and reference, and estimate the advantages."""
         settings, mask = self._settings, rollout.mask
-        old = self._judge(rollout)
-        reference = torch.cat(
-            [self._policy.reference_log_probabilities(part) for part in self._parts(rollout)]
+        own = list(self._parts(rollout.rows(shares.own(len(scores)))))
+        old = self._judge(own)
+        reference = shares.together(
+            torch.cat([self._policy.reference_log_probabilities(part) for part in own])
         )
         log_ratios = old.log_probabilities - reference
         totals = scores.float()
@@ -294,41 +306,48 @@ class Algorithm:
         return Experience(rollout, old, whiten(advantages, mask, shift=True), targets, figures)
 
     def _update(self, experience: Experience, rows: Tensor, sums: _Sums) -> None:
-        """One update from some rows, in passes of `micro_batch` rows."""
+        """One update from some rows, in passes of `micro_batch` rows of this process."""
         tokens = int(experience.rollout.mask[rows].sum())
-        for part in torch.split(rows, self._micro_batch):
-            mask = experience.rollout.mask[part]
-            now = self._policy.judge(experience.rollout.rows(part))
-            log_ratios = now.log_probabilities - experience.old.log_probabilities[part]
-            ratios = log_ratios.exp()
-            policy_loss = policy_losses(
-                ratios, experience.advantages[part], self._settings.clip_range
-            )
-            value_loss = value_losses(
-                now.values,
-                experience.old.values[part],
-                experience.targets[part],
-                self._settings.value_clip_range,
-            )
-            policy_sum, value_sum = (policy_loss * mask).sum(), (value_loss * mask).sum()
-            ((policy_sum + value_sum) / tokens).backward()  # type: ignore[no-untyped-call]
-            clipped = (ratios - 1).abs() > self._settings.clip_range
-            sums.add(
-                int(mask.sum()),
-                policyLoss=policy_sum,
-                valueLoss=value_sum,
-                clipFraction=(clipped & mask).sum(),
-                # Schulman's estimate of KL(old, new), never below 0: r - 1 - log r.
-                approximateKl=((ratios - 1 - log_ratios) * mask).sum(),
-            )
+        passes = torch.split(rows[shares.own(len(rows))], self._micro_batch)
+        for number, part in enumerate(passes, start=1):
+            with self._policy.accumulating(number < len(passes)):
+                loss = self._pass(experience, part, sums)
+                # Gradients are averaged over processes, and each has a part of the tokens.
+                (loss * processes.world_size() / tokens).backward()  # type: ignore[no-untyped-call]
         self._policy.update()
 
-    def _judge(self, rollout: Rollout) -> Judgement:
-        parts = [self._policy.judge(part) for part in self._parts(rollout)]
+    def _pass(self, experience: Experience, rows: Tensor, sums: _Sums) -> Tensor:
+        """The loss of some rows, summed over their tokens."""
+        mask = experience.rollout.mask[rows]
+        now = self._policy.judge(experience.rollout.rows(rows))
+        log_ratios = now.log_probabilities - experience.old.log_probabilities[rows]
+        ratios = log_ratios.exp()
+        policy_loss = policy_losses(ratios, experience.advantages[rows], self._settings.clip_range)
+        value_loss = value_losses(
+            now.values,
+            experience.old.values[rows],
+            experience.targets[rows],
+            self._settings.value_clip_range,
+        )
+        policy_sum, value_sum = (policy_loss * mask).sum(), (value_loss * mask).sum()
+        clipped = (ratios - 1).abs() > self._settings.clip_range
+        sums.add(
+            int(mask.sum()),
+            policyLoss=policy_sum,
+            valueLoss=value_sum,
+            clipFraction=(clipped & mask).sum(),
+            # Schulman's estimate of KL(old, new), never below 0: r - 1 - log r.
+            approximateKl=((ratios - 1 - log_ratios) * mask).sum(),
+        )
+        return policy_sum + value_sum
+
+    def _judge(self, parts: Sequence[Rollout]) -> Judgement:
+        """What the policy says of the rows of all processes, of which these are this one's."""
+        found = [self._policy.judge(part) for part in parts]
         return Judgement(
-            torch.cat([part.log_probabilities for part in parts]),
-            torch.cat([part.entropies for part in parts]),
-            torch.cat([part.values for part in parts]),
+            shares.together(torch.cat([part.log_probabilities for part in found])),
+            shares.together(torch.cat([part.entropies for part in found])),
+            shares.together(torch.cat([part.values for part in found])),
         )
 
     def _parts(self, rollout: Rollout) -> Iterator[Rollout]:

@@ -9,6 +9,7 @@ import torch
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.ppo import shares
 from finetune_trainer.ppo.algorithm import Experience, Policy
 
 # On a GPU, a forward pass with gradients may take another kernel than one without.
@@ -32,7 +33,8 @@ def check(
     """
     exact = experience.old.values.device.type == "cpu"
     tolerance = 0.0 if exact else _OTHER_KERNEL
-    first = slice(0, micro_batch)
+    own = shares.own(len(experience.old.values))
+    first = slice(own.start, min(own.start + micro_batch, own.stop))
     rollout = experience.rollout.rows(first)
     old = experience.old.log_probabilities[first]
     ratio = _largest((policy.judge(rollout).log_probabilities.detach() - old).exp() - 1)

@@ -6,15 +6,19 @@ reach with a second network. It costs two small matrices in place of a second mo
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from finetune_trainer import processes
 from finetune_trainer.foreign import Model
 from finetune_trainer.ppo.algorithm import Judgement
 from finetune_trainer.reference import Reference, answer_logits, silence_dropout
 from finetune_trainer.rollout import Rollout
+from finetune_trainer.sharded import unwrapped
 
 # Wide enough for any hidden size; the head stays far below a per cent of the model.
 _HEAD_WIDTH = 256
@@ -56,6 +60,33 @@ class Optimization:
     after: Callable[[], None]
 
 
+class _Judging(nn.Module):
+    """Policy and value head as one module, so that the gradients of both can be averaged together."""
+
+    def __init__(
+        self, model: Model, head: ValueHead, *, temperature: float, precision: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.model, self.head = model, head
+        self._temperature, self._precision = temperature, precision
+
+    def forward(self, rollout: Rollout) -> Judgement:
+        """See `algorithm.Policy.judge`."""
+        found: list[Tensor] = []
+        output = self.model.get_output_embeddings()
+        hook = output.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+        try:
+            logits = answer_logits(self.model, rollout, self._precision) / self._temperature
+        finally:
+            hook.remove()
+        hidden = found.pop()[:, -1 - logits.shape[1] : -1]
+        return Judgement(
+            _log_probabilities(logits, rollout),
+            _entropies(logits.detach()).masked_fill(~rollout.mask, 0),
+            self.head(hidden.detach()).masked_fill(~rollout.mask, 0),
+        )
+
+
 class LanguagePolicy:
     """A causal language model with its value head, its reference and its optimisers.
 
@@ -63,6 +94,7 @@ class LanguagePolicy:
         model: The policy; an adapter on it is what is trained, or all of it.
         head: The value head.
         reference: What the policy is compared with.
+        wrapped: Both as one module; with several processes, within what averages their gradients.
         gradient_norm: Of the policy at the last update, before clipping.
     """
 
@@ -91,8 +123,11 @@ class LanguagePolicy:
         self._optimization = optimization
         self._temperature = temperature
         self._precision = precision
-        self._hidden: list[Tensor] = []
         silence_dropout(self.model)
+        judging = _Judging(self.model, head, temperature=temperature, precision=precision)
+        self.wrapped: nn.Module = judging
+        if processes.world_size() > 1:
+            self.wrapped = DistributedDataParallel(judging, broadcast_buffers=False)
 
     @property
     def optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
@@ -101,18 +136,15 @@ class LanguagePolicy:
 
     def judge(self, rollout: Rollout) -> Judgement:
         """See `algorithm.Policy`."""
-        output = self.model.get_output_embeddings()
-        hook = output.register_forward_pre_hook(lambda _, inputs: self._hidden.append(inputs[0]))
-        try:
-            logits = answer_logits(self.model, rollout, self._precision) / self._temperature
-        finally:
-            hook.remove()
-        hidden = self._hidden.pop()[:, -1 - logits.shape[1] : -1]
-        return Judgement(
-            _log_probabilities(logits, rollout),
-            _entropies(logits.detach()).masked_fill(~rollout.mask, 0),
-            self.head(hidden.detach()).masked_fill(~rollout.mask, 0),
-        )
+        judging = self.wrapped if torch.is_grad_enabled() else unwrapped(self.wrapped)
+        found: Judgement = judging(rollout)
+        return found
+
+    def accumulating(self, more: bool) -> AbstractContextManager[None]:
+        """See `algorithm.Policy`."""
+        if more and isinstance(self.wrapped, DistributedDataParallel):
+            return self.wrapped.no_sync()
+        return nullcontext()
 
     @torch.no_grad()
     def reference_log_probabilities(self, rollout: Rollout) -> Tensor:

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import TrainerCallback
 
+from finetune_trainer import processes
 from finetune_trainer.answering import Sampling, write_answers
 from finetune_trainer.data.rows import PromptRow
 from finetune_trainer.foreign import Foreign
-from finetune_trainer.ppo import known_answers
+from finetune_trainer.ppo import known_answers, shares
 from finetune_trainer.ppo.algorithm import Algorithm, Hyperparameters
 from finetune_trainer.ppo.policy import LanguagePolicy
 from finetune_trainer.resolve import Settings
@@ -43,6 +46,7 @@ class Training:
         state: How far it is.
         policy: What is trained.
         judge: Scores the answers.
+        precision: Of the arithmetic, as the settings name it.
     """
 
     def __init__(
@@ -67,6 +71,8 @@ class Training:
         self._settings = settings
         self._schedules = schedules
         self._watch = watch
+        self.precision = settings.precision
+        self._callbacks: list[TrainerCallback] = []
         self._tokens = 0
         self._algorithm = Algorithm(
             policy, hyperparameters, micro_batch=settings.micro_batch_size, seed=settings.seed
@@ -78,6 +84,15 @@ class Training:
             clip_range=hyperparameters.clip_range,
             start=start_tolerance,
         )
+
+    @property
+    def model_wrapped(self) -> Foreign:
+        """What the policy computes its gradients in."""
+        return self.policy.wrapped
+
+    def add_callback(self, callback: TrainerCallback) -> None:
+        """Have `on_train_begin` and `on_step_end` called, with arguments of transformers' or without."""
+        self._callbacks.append(callback)
 
     def train(self, resume_from_checkpoint: str | None = None) -> None:
         """All steps, or those after a checkpoint.
@@ -91,24 +106,33 @@ class Training:
         if resume_from_checkpoint:
             self._restore(Path(resume_from_checkpoint))
         self._watch.begin()
+        self._tell("on_train_begin")
         self.model.train()
         # The prompts of steps that are done are drawn once more: that costs no more than numbers.
         done = self.state.global_step
         for rows in islice(batches(self._rows, self._settings), done, None):
             figures = self._step(rows)
+            self._tell("on_step_end")
             if self._told(figures):
                 break
         self._watch.end(self.model)
 
+    def _tell(self, event: str) -> None:
+        for callback in self._callbacks:
+            getattr(callback, event)()
+
     def capture(self, folder: Path) -> None:
-        """Write all that training has changed, for `train` to go on from."""
+        """Write all that training has changed, for `train` to go on from; all processes must call this."""
+        every = processes.gather_objects(randomness.state())
+        if not processes.is_main():
+            return
         tree.write(folder, "weights", weights.of(self.model))
         tree.write(folder, "values", self.policy.head.state_dict())
         tree.write(folder, "optimizers", [each.state_dict() for each in self.policy.optimizers])
         tree.write(folder, "schedules", [each.state_dict() for each in self._schedules])
         counters = {"step": self.state.global_step, "tokens": self._tokens}
         tree.write(folder, "counters", {**counters, "algorithm": self._algorithm.state_dict()})
-        tree.write(folder, "random", randomness.state())
+        tree.write(folder, "random", every)
 
     def _restore(self, folder: Path) -> None:
         weights.restore(self.model, tree.read(folder, "weights"))
@@ -119,14 +143,18 @@ class Training:
         counters = tree.read(folder, "counters")
         self.state.global_step, self._tokens = counters["step"], counters["tokens"]
         self._algorithm.load_state_dict(counters["algorithm"])
-        randomness.restore(tree.read(folder, "random"))
+        saved: list[dict[str, Any]] = tree.read(folder, "random")
+        if processes.rank() < len(saved):
+            randomness.restore(saved[processes.rank()])
 
     def _step(self, rows: Sequence[PromptRow]) -> dict[str, float]:
-        step = self.state.global_step
-        prompts = [row.prompt_ids for row in rows]
+        step, own = self.state.global_step, shares.own(len(rows))
+        prompts = [row.prompt_ids for row in rows[own]]
         seed = (self._settings.seed + _STRIDE * (step + 1)) % 2**63
-        rollout = write_answers(self.model, prompts, self._how, seed=seed)
-        scores = torch.tensor(self.judge.totals(rows, rollout), device=rollout.mask.device)
+        part = write_answers(self.model, prompts, self._how, seed=seed, first=own.start)
+        totals = torch.tensor(self.judge.totals(rows[own], part), device=part.mask.device)
+        rollout = shares.rollout_together(part, self._how.pad_id)
+        scores = shares.together(totals)
         self._tokens += int(rollout.prompt_mask.sum() + rollout.mask.sum())
         return self._algorithm.step(rollout, scores, None if step else self._check)
 

@@ -47,12 +47,14 @@ class PPO(Online):
     ) -> tuple[Settings, list[Resolved]]:
         """Every setting, and what the reference is."""
         settings, chosen = super().resolve(spec, machine, data)
-        parts = _block(spec).minibatches
-        if settings.batch_size % parts:
+        parts, count = _block(spec).minibatches, settings.processes
+        if settings.batch_size % (parts * count):
             message = (
                 f"`method.ppo.minibatches` {parts} does not divide the batch of "
                 f"{settings.batch_size} prompts"
             )
+            if count > 1:
+                message += f" over {count} processes, which is {settings.batch_size // count} each"
             raise TrainerError(Reason.INVALID_SPEC, message)
         return settings, [*chosen, *_told(spec)]
 
