@@ -60,9 +60,12 @@ def verdict(job: JobFacts, counts: RetryCounts | None, attempt: Attempt) -> Verd
     if failure is FailureClass.DISRUPTION:
         return _after_disruption(so_far.without_progress)
     if failure in INFRASTRUCTURE:
-        return _within("infrastructure", so_far.infrastructure, budget.infrastructure)
+        # After progress the fault is a new one, and not worth a longer wait than the first.
+        in_a_row = max(so_far.without_progress, 1)
+        return _within("infrastructure", so_far.infrastructure, budget.infrastructure, in_a_row)
     if failure is FailureClass.OUT_OF_MEMORY:
-        return _within("outOfMemory", so_far.out_of_memory, budget.out_of_memory)
+        spent = so_far.out_of_memory
+        return _within("outOfMemory", spent, budget.out_of_memory, spent)
     return Verdict(again=False)
 
 
@@ -91,10 +94,10 @@ def _after_disruption(without_progress: int) -> Verdict:
     return Verdict(again=True, pause=pause(without_progress))
 
 
-def _within(name: str, failures: int, budget: int) -> Verdict:
+def _within(name: str, failures: int, budget: int, in_a_row: int) -> Verdict:
     if failures > budget:
         return Verdict(again=False, spent=f"runPolicy.retries.{name} is {budget}")
-    return Verdict(again=True, pause=pause(failures))
+    return Verdict(again=True, pause=pause(in_a_row))
 
 
 def _budget(job: JobFacts) -> RetryBudget:

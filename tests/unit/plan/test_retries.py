@@ -183,6 +183,24 @@ def test_an_attempt_that_made_progress_is_followed_at_once_after_a_disruption() 
     assert [each.attempt for each in world.created] == [1, 2]
 
 
+def test_failures_in_a_row_are_paused_for_longer_and_progress_ends_the_row() -> None:
+    world = World({"runPolicy": {"retries": {"infrastructure": 9}}})
+    world.settle()
+    pauses = []
+    for number, step in enumerate([None, None, None, 4, None], 1):
+        if step:
+            world.run(f"demo-{number}", step=step)
+            world.settle()
+        world.fail(f"demo-{number}", Reason.STORAGE_UNAVAILABLE)
+        world.settle()
+        pauses.append(world.wake_after)
+        world.pass_time(world.wake_after or 0)
+        world.settle()
+    assert pauses == [10, 20, 40, 10, 10]
+    assert world.status.retries
+    assert world.status.retries.infrastructure == 5
+
+
 def test_progress_is_counted_from_where_the_attempt_began() -> None:
     from finetune_api.v1alpha1.status import CheckpointStatus
 
