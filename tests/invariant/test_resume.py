@@ -117,6 +117,9 @@ class Attempt:
             for line in lines
         ]
 
+    def losses(self) -> list[float]:
+        return [entry["loss"] for entry in self.log() if "loss" in entry]
+
     def text(self, name: str) -> str | None:
         path = self.published() / name
         return path.read_text() if path.exists() else None

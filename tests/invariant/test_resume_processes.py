@@ -14,13 +14,28 @@ from typing import Any
 
 import pytest
 
-from finetune_api.records import ExitCode, ProgressRecord
-from finetune_trainer import recipes, standstill
+from finetune_api.records import ExitCode, ProgressRecord, parse_report
+from finetune_trainer import recipes, standstill, zero
 from invariant.test_resume import Act, Attempt, job, kill_at, places, to
+from support.jobs import ABSENT
 from support.tiny_models import pairs, tiny_model, write_jsonl
 
 # The other one may have noticed, and ended by itself, before it was killed.
 KILLED = ([-signal.SIGKILL, -signal.SIGKILL], [-signal.SIGKILL, ExitCode.TEMPORARY])
+FULL = {"tuning": {"type": "Full"}, "tuning.lora": ABSENT, "training.learningRate": 1e-3}
+# No evaluation after the first is an improvement: it stops at step 12 with the weights of step 4.
+STOPPING = {
+    "training.evaluateEverySteps": 4,
+    "training.earlyStopping": {"patience": 2, "threshold": 10},
+}
+CASES: dict[str, dict[str, Any]] = {
+    "DDP": {},
+    "FSDP": STOPPING,
+    "ZeRO1": {},
+    "ZeRO2": FULL,
+    "ZeRO3": {**FULL, **STOPPING},
+}
+PLAIN = {"tuning.lora": {"rank": 4}}
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +44,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_model(folder / "policy", hidden=32, layers=1, positions=128)
     write_jsonl(folder / "pairs.jsonl", pairs(34))
     recipes.load("SFT", "text-generation")
+    # Once, and not in every process that is forked.
+    zero.without_compiler()
     return folder
 
 
@@ -68,9 +85,18 @@ def _start(attempt: Attempt, rank: int, port: int, act: Act | None) -> int:
     os._exit(99)
 
 
-@pytest.mark.parametrize("strategy", ["DDP", "FSDP"])
+@pytest.fixture(scope="module")
+def undisturbed(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Attempt:
+    """The run of one process that nobody kills."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    whole = Attempt(folder, to(folder, job(models, "pairs", 14) | PLAIN))
+    assert whole.run()[0] == 0
+    return whole
+
+
+@pytest.mark.parametrize("strategy", CASES)
 def test_two_processes_go_on_to_the_bit(strategy: str, models: Path, tmp_path: Path) -> None:
-    changes = spread(models, strategy)
+    changes = spread(models, strategy) | CASES[strategy]
     whole_folder, folder = places(tmp_path)
     whole = Attempt(whole_folder, to(whole_folder, changes))
     assert together(whole) == [0, 0]
@@ -79,23 +105,36 @@ def test_two_processes_go_on_to_the_bit(strategy: str, models: Path, tmp_path: P
     again = replace(killed, number=2)
     assert together(again) == [0, 0]
     assert (again.weights(), again.log()) == (whole.weights(), whole.log())
+    assert len(whole.losses()) == (12 if "training.earlyStopping" in changes else 14)
 
 
-def test_one_process_goes_on_where_two_were(models: Path, tmp_path: Path) -> None:
-    plain = {"tuning.lora": {"rank": 4}}
-    whole_folder, folder = places(tmp_path)
-    whole = Attempt(whole_folder, to(whole_folder, job(models, "pairs", 14) | plain))
-    assert whole.run()[0] == 0
-    killed = Attempt(folder, to(folder, spread(models, "FSDP") | plain))
-    assert together(killed, kill_at(10, folder)) in KILLED
-    again = Attempt(folder, to(folder, job(models, "pairs", 14) | plain), number=2)
-    status, report, _ = again.run()
-    assert status == 0, report
+def goes_on(again: Attempt, undisturbed: Attempt, exits: object) -> None:
+    """Sees that an attempt took up the run after step 9, and learned what was to be learned."""
+    assert exits in (0, [0, 0])
+    report = parse_report((again.folder / "termination-log").read_text())
     assert report is not None
     assert report.resumed is not None
     assert report.resumed.step == 9
-    losses = [[entry["loss"] for entry in each.log()] for each in (again, whole)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert again.losses() == pytest.approx(undisturbed.losses(), rel=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["FSDP", "ZeRO2"])
+def test_one_process_goes_on_where_two_were(
+    strategy: str, models: Path, undisturbed: Attempt, tmp_path: Path
+) -> None:
+    killed = Attempt(tmp_path, to(tmp_path, spread(models, strategy) | PLAIN))
+    assert together(killed, kill_at(10, tmp_path)) in KILLED
+    again = Attempt(tmp_path, to(tmp_path, job(models, "pairs", 14) | PLAIN), number=2)
+    goes_on(again, undisturbed, again.run()[0])
+
+
+def test_two_processes_go_on_where_one_was(
+    models: Path, undisturbed: Attempt, tmp_path: Path
+) -> None:
+    killed = Attempt(tmp_path, to(tmp_path, job(models, "pairs", 14) | PLAIN))
+    assert killed.run(kill_at(10, tmp_path))[0] == -signal.SIGKILL
+    again = Attempt(tmp_path, to(tmp_path, spread(models, "ZeRO3") | PLAIN), number=2)
+    goes_on(again, undisturbed, together(again))
 
 
 def test_where_the_other_waits_is_kept_when_one_is_frozen(

@@ -1,6 +1,7 @@
 """When to stop because held-out figures no longer get better, and which weights to keep.
 
-Used by `watch`; pure but for `Best`, which stores the trainable tensors of the best evaluation.
+Used by `watch`; pure but for `Best`, which stores the trainable tensors of the best evaluation. All
+processes go through the same evaluations and call the same methods; rank 0 stores.
 """
 
 import shutil
@@ -12,7 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune_api.v1alpha1.training import EarlyStopping
+from finetune_trainer import processes, zero
 from finetune_trainer.foreign import Model
+from finetune_trainer.resume.sharding import spread_as
+from finetune_trainer.sharded import from_main, whole
 
 
 @dataclass(frozen=True)
@@ -66,16 +70,26 @@ class Patience:
 
 
 class Best:
-    """The trainable tensors of the best evaluation, on disk."""
+    """The trainable tensors of the best evaluation, whole, on the disk of rank 0.
+
+    Args:
+        folder: Where they are stored.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "best.safetensors"
 
     def keep(self, model: Model) -> None:
         """Store the tensors as they are now."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().contiguous() for name, tensor in _trainable(model)}
-        save_file(tensors, self._path)
+        tensors: dict[str, torch.Tensor] = {}
+        for name, tensor in _trainable(model):
+            # Of a spread tensor, every process hands over its part.
+            found = whole(tensor)
+            if processes.is_main():
+                tensors[name] = found.cpu().contiguous()
+        if processes.is_main():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, self._path)
 
     def capture(self, folder: Path) -> None:
         """Add what is stored to a checkpoint."""
@@ -84,6 +98,8 @@ class Best:
 
     def go_on_from(self, folder: Path) -> None:
         """Store again what `capture` added to a checkpoint."""
+        if not processes.is_main():
+            return
         self._path.unlink(missing_ok=True)
         if (folder / self._path.name).exists():
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,13 +107,14 @@ class Best:
 
     def restore(self, model: Model) -> None:
         """Bring the stored tensors back, if any were stored."""
-        if not self._path.exists():
+        if not processes.gather_objects(self._path.exists())[0]:
             return
-        stored = load_file(self._path)
-        with torch.no_grad():
-            for name, tensor in _trainable(model):
-                tensor.copy_(stored[name])
-        self._path.unlink()
+        stored = load_file(self._path) if processes.is_main() else {}
+        for name, tensor in _trainable(model):
+            best = from_main(stored.get(name), tensor)
+            with torch.no_grad(), zero.changing(tensor):
+                tensor.copy_(spread_as(best, tensor))
+        self._path.unlink(missing_ok=True)
 
 
 def _trainable(model: Model) -> list[tuple[str, torch.Tensor]]:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from finetune_trainer import zero
+from finetune_trainer import processes, zero
 from finetune_trainer.foreign import Model
 
 
@@ -24,6 +25,26 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
         return zero.whole(tensor)
     held = tensor.detach()
     return held.full_tensor() if isinstance(held, DTensor) else held
+
+
+def shape(tensor: torch.Tensor) -> torch.Size:
+    """The shape of the whole of a tensor."""
+    return zero.shape(tensor) if zero.is_spread(tensor) else tensor.shape
+
+
+def from_main(held: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    """A whole tensor that rank 0 holds, for each process. All processes must call this.
+
+    Args:
+        held: What rank 0 has; the others' are not looked at.
+        like: Has its shape, dtype and device.
+    """
+    told = torch.empty(shape(like), dtype=like.dtype, device=like.device)
+    if held is not None:
+        told.copy_(held)
+    if processes.world_size() > 1:
+        dist.broadcast(told, 0)
+    return told
 
 
 def whole_state(model: nn.Module) -> dict[str, torch.Tensor] | None:

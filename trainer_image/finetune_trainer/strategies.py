@@ -93,8 +93,6 @@ def _refuse_divided(spec: FineTuneJobSpec, strategy: str) -> None:
     if spec.method.type != "SFT" or spec.model.task != "text-generation":
         what = f"{spec.method.type} of {spec.model.task} with {strategy}"
         raise _unsupported(what, "use DDP")
-    if spec.training.early_stopping:
-        raise _unsupported(f"`training.earlyStopping` with {strategy}", "use DDP")
     if spec.tuning.quantization:
         raise _unsupported(f"a quantised base with {strategy}", "use DDP")
     if spec.tuning.type not in ("LoRA", "Full"):
@@ -106,8 +104,6 @@ def _refuse_zero(spec: FineTuneJobSpec, strategy: str) -> None:
         # DeepSpeed gives an optimiser flat pieces, and these go by the shape of a tensor.
         what = f"`training.optimizer` {spec.training.optimizer} with {strategy}"
         raise _unsupported(what, "use AdamW, or DDP")
-    if spec.checkpoints.every_steps != AUTO:
-        raise _unsupported(f"`checkpoints.everySteps` with {strategy}", "use FSDP, or DDP")
     if spec.tuning.lora and spec.tuning.lora.learning_rate_ratio is not None:
         raise _unsupported(f"`tuning.lora.learningRateRatio` with {strategy}", "use DDP")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.training import EarlyStopping
-from finetune_trainer import termination
+from finetune_trainer import processes, termination
 from finetune_trainer.early_stopping import Best, Criterion, Patience
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Model
@@ -173,7 +173,8 @@ class Watch:
         self._watched.log.add(step, {_logged_name(name): value for name, value in measures.items()})
         self._watched.reporter.phase("Training")
         if self._patience:
-            self._patience.add(measures[self._watched.criterion.name])
+            # By the figures of rank 0: all must stop after the same step.
+            self._patience.add(processes.gather_objects(measures[self._watched.criterion.name])[0])
             self.stopped_early = self._patience.over
             if self._patience.improved:
                 self._best.keep(model)

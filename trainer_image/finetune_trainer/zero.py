@@ -31,6 +31,11 @@ def is_spread(tensor: torch.Tensor) -> bool:
     return hasattr(tensor, "ds_id")
 
 
+def shape(parameter: torch.Tensor) -> torch.Size:
+    """The shape of a parameter that is spread."""
+    return torch.Size(parameter.ds_shape)  # type: ignore[attr-defined]
+
+
 def whole(parameter: torch.Tensor) -> torch.Tensor:
     """A copy of a parameter that is spread. All processes must call this."""
     with _gathered([parameter], changed=False):
@@ -111,6 +116,21 @@ def _note(parameter: torch.Tensor, seen: str) -> None:
         hook.remove()
 
     hook = parameter.register_hook(note)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def undivided(trainer: Foreign) -> Iterator[None]:
+    """Before training: libraries must not take a model for divided because it is going to be."""
+    from transformers.integrations.deepspeed import (
+        set_hf_deepspeed_config,
+        unset_hf_deepspeed_config,
+    )
+
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(trainer.args.hf_deepspeed_config)
 
 
 def end(trainer: Foreign) -> None:

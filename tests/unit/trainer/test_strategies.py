@@ -56,7 +56,6 @@ def test_what_transformers_is_told(
         ({"distributed.strategy": "FSDP", "tuning.type": "IA3"}, "IA3 with FSDP"),
         ({**ZERO3, "method.type": "DPO"}, "DPO of text-generation with ZeRO3"),
         ({**ZERO3, "training.optimizer": "Adafactor"}, "Adafactor with ZeRO3"),
-        ({**ZERO3, "checkpoints.everySteps": 5}, "everySteps` with ZeRO3"),
         ({**ZERO3, "tuning.lora": {"learningRateRatio": 16}}, "learningRateRatio` with ZeRO3"),
         ({"distributed.strategy": "FSDP", **ALL}, "offload` with FSDP"),
         ({"distributed.strategy": "ZeRO2", **ALL}, "All` with ZeRO2"),

@@ -119,7 +119,8 @@ class Session:
             self._start = Start.of(folder)
             self._watch.go_on_from(folder)
         else:
-            self._start = Start(self.look(), fingerprints(self._net))
+            with distributed.before_training(self.trainer, self._ready.settings):
+                self._start = Start(self.look(), fingerprints(self._net))
         with saving.training(), self._standstill.watching():
             self.trainer.train(resume_from_checkpoint=str(folder) if folder else None)
         require_movement(self._net, self._start.fingerprints, self.trainer.state.global_step)

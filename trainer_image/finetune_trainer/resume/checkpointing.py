@@ -15,7 +15,7 @@ from pathlib import Path
 from finetune_api.meta import AUTO
 from finetune_api.run_file import RunFile
 from finetune_api.v1alpha1.status import Resolved
-from finetune_trainer import processes, termination, zero_config
+from finetune_trainer import processes, termination
 from finetune_trainer.checkpoints import (
     BackgroundPublisher,
     CheckpointStore,
@@ -194,9 +194,6 @@ class Checkpointing:
 def _why_not(context: Context) -> str | None:
     if context.laptop:
         return "a manifest that is run without Kubernetes is a new job each time"
-    strategy = context.run.spec.distributed.strategy
-    if strategy in zero_config.STAGES and processes.world_size() > 1:
-        return f"there are no checkpoints with {strategy} yet: a job that is ended begins anew"
     return None
 
 

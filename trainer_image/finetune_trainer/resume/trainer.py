@@ -11,9 +11,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer import processes
+from finetune_trainer import processes, zero
 from finetune_trainer.foreign import Foreign, Model
-from finetune_trainer.resume import randomness, tree, weights
+from finetune_trainer.resume import randomness, tree, weights, zero_state
 from finetune_trainer.resume.sampling import EpochSeeded
 from finetune_trainer.resume.sharding import spread_state
 
@@ -40,7 +40,7 @@ class Resumable:
         trainer: Foreign = self
         place = folder if processes.is_main() else None
         tree.write(place, _WEIGHTS, weights.of(trainer.model))
-        tree.write(place, _OPTIMIZER, trainer.optimizer.state_dict())
+        tree.write(place, _OPTIMIZER, _state_of(trainer))
         if place is None:
             return
         counters = {name: getattr(self, name) for name in KEPT if hasattr(self, name)}
@@ -49,6 +49,12 @@ class Resumable:
         # The history grows with every step, and nobody reads it.
         state = replace(trainer.state, log_history=[], stateful_callbacks={})
         (folder / _STATE).write_text(json.dumps(asdict(state)), "utf-8")
+
+    def create_optimizer(self, *arguments: Foreign, **named: Foreign) -> Foreign:
+        """The optimiser, without groups that hold nothing: DeepSpeed leaves them out as well."""
+        optimizer = super().create_optimizer(*arguments, **named)  # type: ignore[misc]
+        optimizer.param_groups[:] = [each for each in optimizer.param_groups if each["params"]]
+        return optimizer
 
     def training_step(self, *arguments: Foreign, **named: Foreign) -> Foreign:
         """One forward and backward pass."""
@@ -72,6 +78,15 @@ class Resumable:
 
     # ---- What transformers asks for when it resumes, in this order ----
 
+    def _prepare_for_training(self, steps: int, loader: Foreign, checkpoint: str | None) -> Foreign:
+        if checkpoint is None or not self.is_deepspeed_enabled:  # type: ignore[attr-defined]
+            return super()._prepare_for_training(steps, loader, checkpoint)  # type: ignore[misc]
+        # It would look for a checkpoint in DeepSpeed's own form, which is pickled.
+        prepared = super()._prepare_for_training(steps, loader, None)  # type: ignore[misc]
+        self._load_from_checkpoint(checkpoint)
+        self._load_optimizer_and_scheduler(checkpoint)
+        return prepared
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Model = None) -> None:
         weights.restore(model or self.model, tree.read(Path(resume_from_checkpoint), _WEIGHTS))  # type: ignore[attr-defined]
 
@@ -80,8 +95,7 @@ class Resumable:
             return
         trainer: Foreign = self
         folder = Path(checkpoint)
-        state = spread_state(tree.read(folder, _OPTIMIZER), trainer.optimizer)
-        trainer.optimizer.load_state_dict(state)
+        _restore(trainer, tree.read(folder, _OPTIMIZER))
         scheduler, counters = tree.read(folder, _COUNTERS)
         trainer.lr_scheduler.load_state_dict(scheduler)
         for name, value in counters.items():
@@ -96,3 +110,17 @@ class Resumable:
         # With more processes than before, some have never drawn: they keep what their seed gives.
         if processes.rank() < len(saved):
             randomness.restore(saved[processes.rank()])
+
+
+def _state_of(trainer: Foreign) -> dict[str, Any]:
+    if zero.is_engine(trainer.model_wrapped):
+        return zero_state.of(trainer.model_wrapped.optimizer, keep=processes.is_main())
+    state: dict[str, Any] = trainer.optimizer.state_dict()
+    return state
+
+
+def _restore(trainer: Foreign, state: dict[str, Any]) -> None:
+    if zero.is_engine(trainer.model_wrapped):
+        zero_state.restore(trainer.model_wrapped.optimizer, state)
+    else:
+        trainer.optimizer.load_state_dict(spread_state(state, trainer.optimizer))

@@ -32,7 +32,7 @@ def write(folder: Path | None, name: str, value: Tree) -> None:
         TypeError: There is something else in it.
     """
     tensors: dict[str, torch.Tensor] = {}
-    outline = _taken_apart(value, tensors)
+    outline = _taken_apart(value, tensors, keep=folder is not None)
     if folder is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,19 +48,22 @@ def read(folder: Path, name: str) -> Tree:
     return _put_together(json.loads((folder / f"{name}.json").read_text("utf-8")), tensors)
 
 
-def _taken_apart(value: Tree, tensors: dict[str, torch.Tensor]) -> Tree:
+def _taken_apart(value: Tree, tensors: dict[str, torch.Tensor], *, keep: bool) -> Tree:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, torch.Tensor):
         key = str(len(tensors))
-        tensors[key] = whole(value).cpu().contiguous()
+        found = whole(value)
+        tensors[key] = found.cpu().contiguous() if keep else torch.empty(0)
         return {_TENSOR: key}
     if isinstance(value, dict):
         pairs = value.items()
-        return {_DICT: [[_taken_apart(part, tensors) for part in pair] for pair in pairs]}
+        return {
+            _DICT: [[_taken_apart(part, tensors, keep=keep) for part in pair] for pair in pairs]
+        }
     if isinstance(value, list | tuple):
         kind = _LIST if isinstance(value, list) else _TUPLE
-        return {kind: [_taken_apart(each, tensors) for each in value]}
+        return {kind: [_taken_apart(each, tensors, keep=keep) for each in value]}
     raise TypeError(f"a {type(value).__name__} cannot be stored in a checkpoint")
 
 

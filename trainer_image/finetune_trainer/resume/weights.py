@@ -8,9 +8,11 @@ from collections.abc import Mapping
 import torch
 
 from finetune_api.v1alpha1.reasons import Reason
+from finetune_trainer import zero
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Model
 from finetune_trainer.resume.sharding import spread_as
+from finetune_trainer.sharded import shape
 
 # Starts that were computed from the base: another machine may round them otherwise.
 _STARTS = (".start_A", ".start_B")
@@ -32,9 +34,10 @@ def restore(model: Model, stored: Mapping[str, torch.Tensor]) -> None:
     """
     mine = of(model)
     wrong = sorted({*mine} ^ {*stored})
-    wrong += [n for n in mine if n in stored and mine[n].shape != stored[n].shape]
+    wrong += [n for n in mine if n in stored and shape(mine[n]) != stored[n].shape]
     if wrong:
         message = f"{len(wrong)} tensors of the checkpoint are not those of the model: {wrong[0]}"
         raise TrainerError(Reason.RESUME_INCOMPATIBLE, message)
     for name, tensor in mine.items():
-        tensor.copy_(spread_as(stored[name], tensor))
+        with zero.changing(tensor):
+            tensor.copy_(spread_as(stored[name], tensor))
