@@ -48,6 +48,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "tuning": {"type": "AdaLoRA", "adalora": {"initialRank": 4, "targetRank": 2}},
         "training.microBatchSize": 2,
     },
+    "streamed": {"data.streaming": True, "training.microBatchSize": 2},
     "distillation": {**PROMPTS, "method": {"type": "Distillation", "distillation": ANSWERS}},
     "grpo": {
         **PROMPTS,

@@ -64,6 +64,19 @@ def gather_objects(value: Value) -> list[Value]:
     return values
 
 
+def gather_counts(*counts: int) -> list[list[int]]:
+    """The counts of all processes by rank. All must call this with as many."""
+    if world_size() == 1:
+        return [list(counts)]
+    import torch
+    import torch.distributed as dist
+
+    own = torch.tensor(counts, device=_place())
+    every = own.new_empty((world_size(), len(counts)))
+    dist.all_gather(list(every), own)
+    return every.tolist()
+
+
 def total(*numbers: float) -> tuple[float, ...]:
     """Each number, summed over all processes. All must call this with as many."""
     if world_size() == 1:
@@ -71,11 +84,15 @@ def total(*numbers: float) -> tuple[float, ...]:
     import torch
     import torch.distributed as dist
 
-    # Called at every step: a tensor costs a quarter of what pickled objects do.
-    place = "cuda" if dist.get_backend() == dist.Backend.NCCL else "cpu"
-    sums = torch.tensor(numbers, dtype=torch.float64, device=place)
+    sums = torch.tensor(numbers, dtype=torch.float64, device=_place())
     dist.all_reduce(sums)
     return tuple(sums.tolist())
+
+
+def _place() -> str:
+    import torch.distributed as dist
+
+    return "cuda" if dist.get_backend() == dist.Backend.NCCL else "cpu"
 
 
 def once_a_pod(

@@ -11,7 +11,8 @@ from math import ceil
 from typing import Any, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from accelerate.data_loader import IterableDatasetShard
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from finetune_trainer import processes
 from finetune_trainer.batches import Batch
@@ -81,6 +82,22 @@ def collated(
     return Void(batch)
 
 
+class _Part(IterableDataset[Any]):
+    """This process's part of rows that come without end: every so-manieth batch of them.
+
+    Each process reads and tokenizes all rows, so that none waits for another's.
+    """
+
+    def __init__(self, rows: Foreign, size: int) -> None:
+        self._rows, self._size = rows, size
+
+    def __iter__(self) -> Iterator[Any]:
+        """The rows, one by one."""
+        rank, world = processes.rank(), processes.world_size()
+        for together in _parts(_parts(self._rows, self._size), world):
+            yield from together[rank]
+
+
 def uneven(gather: Callable[[Foreign], Foreign]) -> Callable[[Foreign], Foreign]:
     """`gather` of accelerate, for tensors that may have fewer rows on some processes.
 
@@ -90,7 +107,7 @@ def uneven(gather: Callable[[Foreign], Foreign]) -> Callable[[Foreign], Foreign]
     def gathered(found: Foreign) -> Foreign:
         if not isinstance(found, torch.Tensor) or found.dim() == 0:
             return gather(found)
-        rows = processes.gather_objects(len(found))
+        rows = [count for (count,) in processes.gather_counts(len(found))]
         most = max(rows)
         filler = found.new_zeros((most - len(found), *found.shape[1:]))
         parts = gather(torch.cat([found, filler])).split(most)
@@ -100,11 +117,22 @@ def uneven(gather: Callable[[Foreign], Foreign]) -> Callable[[Foreign], Foreign]
 
 
 def spread(loader: Foreign) -> DataLoader[Any]:
-    """The same rows in the same order as accelerate's loader of a training set has them.
+    """The same rows in the same order as one process takes them.
 
     Args:
         loader: From `Trainer.get_train_dataloader`, with batches divided among processes.
     """
+    rows: Foreign = loader.dataset
+    if isinstance(rows, IterableDatasetShard):
+        # accelerate has divided them already.
+        rows = rows.dataset
+    if isinstance(rows, IterableDataset):
+        return DataLoader(
+            _Part(rows, loader.batch_size),
+            batch_size=loader.batch_size,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+        )
     batches = loader.batch_sampler.batch_sampler
     collate = loader.collate_fn
     return DataLoader(

@@ -15,21 +15,6 @@ from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer import zero_config
 from finetune_trainer.errors import TrainerError
 
-# Of these it is shown that several processes learn what one learns.
-METHODS = (
-    "SFT",
-    "Reward",
-    "DPO",
-    "IPO",
-    "KTO",
-    "ORPO",
-    "CPO",
-    "SimPO",
-    "PPO",
-    "Distillation",
-    "GRPO",
-    "RLOO",
-)
 # A collective of training waits no longer for a process than this.
 COLLECTIVE_SECONDS = 1800
 
@@ -78,11 +63,6 @@ def refuse(spec: FineTuneJobSpec, processes: int) -> None:
     if processes == 1:
         return
     strategy = spec.distributed.strategy
-    if spec.method.type not in METHODS:
-        what = f"{spec.method.type} on {processes} processes"
-        raise _unsupported(what, f"spread are {', '.join(METHODS)}; the others take one GPU")
-    if spec.data.streaming:
-        raise _unsupported("streamed rows on several processes", "leave out `data.streaming`")
     if strategy in _PARTS:
         _refuse_divided(spec, strategy)
     if strategy in zero_config.STAGES:

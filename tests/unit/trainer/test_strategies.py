@@ -48,7 +48,6 @@ def test_what_transformers_is_told(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data.streaming": True, "training.maxSteps": 3}, "streamed rows"),
         (
             {"distributed.strategy": "FSDP", "method.type": "DPO"},
             "DPO of text-generation with FSDP",

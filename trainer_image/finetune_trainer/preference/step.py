@@ -133,5 +133,10 @@ class WholeStep:
             epoch_iterator, num_batches, device
         )
         own = [self._counted(batch) for batch in batches]
-        self._passes = [size for each in processes.gather_objects(own) for size in each]
+        numbers = [number for each in own for number in (each.rows, each.tokens)]
+        self._passes = [
+            Size(*pair)
+            for each in processes.gather_counts(*numbers)
+            for pair in zip(each[::2], each[1::2], strict=True)
+        ]
         return batches, items
