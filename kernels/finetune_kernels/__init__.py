@@ -4,6 +4,7 @@ For `finetune_trainer` alone, and usable without it. `ops` has one file an opera
 into one model.
 """
 
-from finetune_kernels.patching.model import Kernels, Patch, patch
+from finetune_kernels.patching.choices import Kernels
+from finetune_kernels.patching.model import Patch, patch
 
 __all__ = ["Kernels", "Patch", "patch"]

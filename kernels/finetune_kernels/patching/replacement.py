@@ -27,8 +27,15 @@ class Replacement:
 
 
 def replaced_already(module: nn.Module) -> bool:
-    """Whether somebody has exchanged the forward of this instance: such a module is left alone."""
+    """Whether the forward of this instance was exchanged: such a module is not patched."""
     return "forward" in module.__dict__
+
+
+def replaced_by_another(module: nn.Module) -> bool:
+    """Whether the forward of this instance is neither ours nor that of its class."""
+    own = module.__dict__.get("forward")
+    function = getattr(own, "__func__", own)
+    return own is not None and not str(function.__module__).startswith("finetune_kernels.")
 
 
 def replace_forward(module: nn.Module, function: Callable[..., Any]) -> Replacement:

@@ -26,16 +26,17 @@ def rotary_forward(attention: type[nn.Module]) -> Callable[..., Any]:
     """
     if not rotates(attention):
         raise ValueError(f"the forward of {attention.__name__} does not call {ROTATION}")
-    return _copied(_plain(attention))
+    return _copied(plain_forward(attention))
 
 
 def rotates(attention: type[nn.Module]) -> bool:
     """Whether the forward of this class calls the function that is exchanged."""
-    forward = _plain(attention)
+    forward = plain_forward(attention)
     return isinstance(forward, FunctionType) and ROTATION in forward.__code__.co_names
 
 
-def _plain(attention: type[nn.Module]) -> FunctionType:
+def plain_forward(attention: type[nn.Module]) -> FunctionType:
+    """The function that the class defines, for any object with its attributes as `self`."""
     # Below the wrappers that only translate old names of arguments, which the layers do not use.
     forward: FunctionType = inspect.unwrap(attention.forward)
     return forward
