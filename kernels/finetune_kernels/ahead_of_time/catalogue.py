@@ -6,6 +6,7 @@ A new operation adds its cases here. Called by `table`.
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ def _cases() -> Iterator[Case]:
     yield from _rope()
     yield from _gates()
     yield from _losses()
+    yield from _four_bits()
 
 
 def _leaf(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -94,3 +96,21 @@ def _losses() -> Iterator[Case]:
         yield label, partial(_both_ways, ops.cross_entropy, logits, labels)
         smoothed = partial(_both_ways, ops.cross_entropy, logits, labels, **terms)
         yield f"{label} smoothed, capped", smoothed
+
+
+def _four_bits() -> Iterator[Case]:
+    shape = torch.Size((_ROWS, 14336))
+    packed, blocks = torch.zeros(shape.numel() // 2, dtype=torch.uint8), shape.numel() // 64
+    nested = SimpleNamespace(
+        absmax=torch.zeros(blocks // 256), code=torch.zeros(256), blocksize=256
+    )
+    for dtype in (torch.bfloat16, torch.float32):
+        for label, absmax, second, offset in (
+            ("", torch.zeros(blocks), None, None),
+            (" double", torch.zeros(blocks, dtype=torch.uint8), nested, torch.zeros(())),
+        ):
+            state = SimpleNamespace(
+                **{"absmax": absmax, "code": torch.zeros(16), "blocksize": 64, "shape": shape},
+                **{"dtype": dtype, "offset": offset, "state2": second},
+            )
+            yield _short(dtype) + label, partial(ops.dequantize_4bit, packed, state)

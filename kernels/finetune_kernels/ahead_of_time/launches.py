@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 from triton.runtime.jit import JITFunction
+
+from finetune_kernels import launch
 
 _POINTERS = {
     torch.float64: "*fp64",
@@ -63,20 +64,20 @@ def recording(label: str) -> Iterator[list[Launch]]:
     def record(
         kernel: JITFunction[Any], *args: object, grid: object, warmup: bool, **options: object
     ) -> None:
-        launch = _launch(label, kernel, args, options)
-        if launch not in found:
-            found.append(launch)
+        recorded = _launch(label, kernel, args, options)
+        if recorded not in found:
+            found.append(recorded)
 
     run: Callable[..., Any] = JITFunction.run
-    interpret = triton.knobs.runtime.interpret
+    interpreted = launch.INTERPRETED
     JITFunction.run = record
     # Operations ask this before they launch on the CPU.
-    triton.knobs.runtime.interpret = True
+    launch.INTERPRETED = True
     try:
         yield found
     finally:
         JITFunction.run = run
-        triton.knobs.runtime.interpret = interpret
+        launch.INTERPRETED = interpreted
 
 
 def _launch(

@@ -75,11 +75,14 @@ def dequantize_4bit(
         raise ValueError(f"{data.numel()} bytes are too few for {out.numel()} elements")
     scales = _scales(state)
     same_device(packed=packed, absmax=scales.absmax, code=scales.code, out=out)
-    rows = out.view(1, columns) if out.dim() == 1 else out
-    if kernels_run_on(packed):
-        torch.ops.finetune.dequantize_4bit(data, rows, *scales)
+    if not kernels_run_on(packed):
+        return out.copy_(_reference(data, scales, out.numel()).view(out.shape))
+    if out.is_contiguous():
+        torch.ops.finetune.dequantize_4bit(data, out.view(1, -1), *scales)
+    elif columns % 2:  # a byte would belong to two rows
+        out.copy_(dequantize_4bit(packed, state, out.dtype))
     else:
-        rows.copy_(_reference(data, scales, rows.numel()).view(rows.shape))
+        torch.ops.finetune.dequantize_4bit(data, out, *scales)
     return out
 
 
@@ -116,7 +119,7 @@ def _reference(data: Tensor, scales: _Scales, count: int) -> Tensor:
 
 
 @triton.jit
-def _kernel(
+def _dequantize_kernel(
     data,
     out,
     absmax,
@@ -124,32 +127,34 @@ def _kernel(
     code2,
     absmax2,
     offset,
-    count,
     columns,
     row_stride,
-    half_block,
-    blocksize2,
+    blocks_per_row,
+    half_block: tl.constexpr,
+    blocksize2: tl.constexpr,
     nested: tl.constexpr,
     block: tl.constexpr,
 ):
-    # 64 bits: a head of 128256 x 16384 has 2^31 elements.
-    byte = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    inside = 2 * byte < count
+    # 64 bits: a head of 128256 x 16384 has 2^31 elements. One division a program, none an element:
+    # the sizes of blocks are constants, and powers of two.
+    row = (tl.program_id(0) // blocks_per_row).to(tl.int64)
+    start = (tl.program_id(0) % blocks_per_row).to(tl.int64) * block
+    within = start + tl.arange(0, block)
+    inside = 2 * within < columns
+    byte = row * columns // 2 + within
     both = tl.load(data + byte, mask=inside, other=0).to(tl.int32)
     number = byte // half_block
     if nested:
         index = tl.load(absmax + number, mask=inside, other=0).to(tl.int32)
-        scale = tl.load(code2 + index) * tl.load(
-            absmax2 + number // blocksize2, mask=inside, other=0.0
-        )
-        scale += tl.load(offset)
+        wide = tl.load(absmax2 + number // blocksize2, mask=inside, other=0.0)
+        scale = tl.load(code2 + index) * wide + tl.load(offset)
     else:
         scale = tl.load(absmax + number, mask=inside, other=0.0).to(tl.float32)
     first = tl.load(code + (both >> 4)) * scale
     second = tl.load(code + (both & 15)) * scale
-    element = 2 * tl.program_id(0).to(tl.int64) * block + tl.arange(0, 2 * block)
-    where = element // columns * row_stride + element % columns
-    tl.store(out + where, tl.interleave(first, second), mask=element < count)
+    column = 2 * start + tl.arange(0, 2 * block)
+    where = row * row_stride + column
+    tl.store(out + where, tl.interleave(first, second), mask=column < columns)
 
 
 @torch.library.custom_op("finetune::dequantize_4bit", mutates_args=("out",))
@@ -165,10 +170,14 @@ def _dequantize(
     blocksize2: int,
 ) -> None:
     nested = code2 is not None
-    _kernel[(triton.cdiv(out.numel(), 2 * BYTES_BLOCK),)](
+    rows, columns = out.shape
+    blocks = triton.cdiv(columns, 2 * BYTES_BLOCK)
+    _dequantize_kernel[(rows * blocks,)](
         *(data, out, absmax, code),
         *((code2, absmax2, offset) if nested else (code, code, code)),
-        *(out.numel(), out.shape[1], out.stride(0), blocksize // 2, blocksize2),
+        *(columns, out.stride(0), blocks),
+        half_block=blocksize // 2,
+        blocksize2=blocksize2,
         nested=nested,
         block=BYTES_BLOCK,
         num_warps=4,
