@@ -61,7 +61,8 @@ class Workplace:
 def answers(count: int) -> list[Row]:
     """Prompts with an answer each: a paragraph, and the one that follows it on its page."""
     rows = [
-        {"prompt": f"{before}\n\n", "completion": after}
+        # No token can belong to both sides: the library and we would draw the line elsewhere.
+        {"prompt": f"{before}\n\nNext:", "completion": f" {after}"}
         for page in _pages()
         for before, after in itertools.pairwise(_paragraphs(page))
     ]

@@ -45,11 +45,6 @@ CHECKS: tuple[Check, ...] = (
         lambda s: s.training.precision == "Float16",
         "Float16 needs loss scaling, which is not there yet; use BFloat16 or Float32",
     ),
-    Check(
-        "training.kernels",
-        lambda s: s.training.kernels == "Triton",
-        "there are no Triton kernels in this version; use Auto or Torch",
-    ),
     Check("training.extra", lambda s: bool(s.training.extra), "extra arguments are not read yet"),
     Check(
         "output.uri",

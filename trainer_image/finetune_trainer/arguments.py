@@ -79,6 +79,9 @@ SFT_FIXED: dict[str, Any] = {
     "max_length": None,
     "packing": False,
     "loss_type": "nll",
+    # Steps of rows of like length would each learn from short rows or from long ones; where there is
+    # padding to save, `fast.order` sorts within a step.
+    "train_sampling_strategy": "random",
 }
 
 # Arguments of transformers' own trainers that are the same for every run.

@@ -49,12 +49,15 @@ class Collator:
 
     def of_rows(self, rows: Sequence[TokenRow | SequenceRow], device: str) -> Batch:
         """The same of token rows, on a device."""
-        batch = self([{"input_ids": row.input_ids, "labels": row.labels} for row in rows])
-        return {name: tensor.to(device) for name, tensor in batch.items()}
+        return self._on(
+            device, self([{"input_ids": row.input_ids, "labels": row.labels} for row in rows])
+        )
 
     def of_packed(self, packed: Sequence[PackedRow], device: str) -> Batch:
         """The same of packed rows."""
-        batch = self([_columns(each) for each in packed])
+        return self._on(device, self([_columns(each) for each in packed]))
+
+    def _on(self, device: str, batch: Batch) -> Batch:
         return {name: tensor.to(device) for name, tensor in batch.items()}
 
 

@@ -50,7 +50,11 @@ class Isolation:
 
 
 def prove(
-    model: Model, packed: Sequence[PackedRow], collator: Collator, settings: Settings
+    model: Model,
+    packed: Sequence[PackedRow],
+    collator: Collator,
+    settings: Settings,
+    alone: Collator | None = None,
 ) -> Isolation:
     """Compare the shortest sequences that hold several rows with these rows alone.
 
@@ -59,6 +63,7 @@ def prove(
         packed: All sequences.
         collator: Makes the batches that are trained on.
         settings: For device and precision.
+        alone: Makes the batches of rows alone, if not the same.
     """
     several = [each for each in packed if len(each.rows) > 1]
     chosen = sorted(several, key=lambda each: each.length)[:SEQUENCES]
@@ -70,7 +75,10 @@ def prove(
     try:
         together = _logits(model, collator.of_packed(chosen, settings.device), settings)
         pairs = [
-            (together[number, start : start + row.length], _alone(model, row, collator, settings))
+            (
+                together[number, start : start + row.length],
+                _alone(model, row, alone or collator, settings),
+            )
             for number, each in enumerate(chosen)
             for start, row in zip(_starts(each), each.rows, strict=True)
         ]

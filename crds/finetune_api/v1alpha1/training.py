@@ -96,7 +96,7 @@ class Training(ApiModel):
     """Recompute activations in the backward pass: less memory, more time."""
 
     kernels: Literal["Auto", "Triton", "Torch"] = "Auto"
-    """Fast paths: `Triton` demands them, `Torch` forbids them."""
+    """Kernels of the layers: `Triton` demands ours, which need a GPU; `Torch` takes those of PyTorch."""
 
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 42
     """Seed of everything that is drawn."""

@@ -44,6 +44,7 @@ def sft(place: Workplace, rows: Sequence[Row]) -> Curve:
         **common(place),
         "per_device_train_batch_size": 4,
         "gradient_accumulation_steps": 2,
+        "train_sampling_strategy": "random",
     }
     trainer = SFTTrainer(
         model=adapted(place),

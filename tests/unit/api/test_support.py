@@ -18,7 +18,6 @@ def test_the_minimal_job_is_supported() -> None:
 @pytest.mark.parametrize(
     ("changes", "path"),
     [
-        ({"training.kernels": "Triton"}, "training.kernels"),
         ({"data.train": [{"source": "job://first"}]}, "data.train[0].source"),
         (
             {"tracking": {"wandb": {"project": "p", "credentials": {"secretName": "s"}}}},
@@ -31,5 +30,5 @@ def test_a_field_without_behaviour_is_named(changes: dict[str, object], path: st
 
 
 def test_all_findings_are_given_at_once() -> None:
-    changes: dict[str, object] = {"training.extra": {"a": 1}, "training.kernels": "Triton"}
-    assert found(changes) == ["training.kernels", "training.extra"]
+    changes: dict[str, object] = {"training.extra": {"a": 1}, "training.precision": "Float16"}
+    assert found(changes) == ["training.precision", "training.extra"]

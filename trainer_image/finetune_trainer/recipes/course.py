@@ -23,6 +23,7 @@ from finetune_trainer import (
 from finetune_trainer.context import Context
 from finetune_trainer.data import contract as contracts
 from finetune_trainer.data.prepared import Prepared
+from finetune_trainer.fast import kernels
 from finetune_trainer.foreign import Tokenizer
 from finetune_trainer.recipes import foresight
 from finetune_trainer.recipes.recipe import Ready, Recipe
@@ -83,6 +84,7 @@ def prepare(recipe: Recipe, context: Context, machine: Machine | None = None) ->
     machine = machine or model.machine(laptop=context.laptop)
     spec, base = context.run.spec, context.base
     compatible.refuse(spec, model.family(base.folder, base.uri))
+    kernels.refuse(spec, machine.device)
     strategies.refuse(spec, machine.processes)
     config = model.load_config(base.folder, base.uri, recipe.head(spec))
     tokenizer = model.load_tokenizer(base.tokenizer, base.uri, spec.data.chat_template)

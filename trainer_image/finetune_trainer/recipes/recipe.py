@@ -41,6 +41,7 @@ class Ready:
         resolved: What was chosen, and why.
         before: The model before training, if the one that is measured is trained already; what is
             measured against the start is measured against this one.
+        flat: Whether the rows of a forward pass stand in one long row, without padding.
     """
 
     context: Context
@@ -50,6 +51,7 @@ class Ready:
     settings: Settings
     resolved: list[Resolved]
     before: Model | None = None
+    flat: bool = False
 
     @property
     def spec(self) -> FineTuneJobSpec:

@@ -12,6 +12,7 @@ from transformers import set_seed
 from finetune_api.v1alpha1.status import Evaluation, Metric, Plan, Resolved
 from finetune_trainer import distributed, heads, model, processes, samples, save, verify
 from finetune_trainer.checkpoints import Fence
+from finetune_trainer.fast import kernels
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.model_card import Facts
 from finetune_trainer.recipes.recipe import Ready, Recipe
@@ -81,7 +82,7 @@ class Session:
         """Load the model that is trained, and tell what only it could decide."""
         ready.context.reporter.phase("LoadingModel")
         net = load(recipe, ready)
-        ready = recipe.settle(ready, net)
+        ready = recipe.settle(kernels.install(ready, net), net)
         ready.context.reporter.resolved(ready.resolved, _plan(ready, net))
         session = cls(recipe, ready, net)
         optimizer.install(session.trainer, net, ready.spec.tuning)

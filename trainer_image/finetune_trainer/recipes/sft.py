@@ -4,6 +4,7 @@ The loop is that of TRL's SFTTrainer; rows, masks, checks and evaluation are our
 over the supervised tokens of the whole batch, however it is split.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,8 +27,10 @@ from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluation import TokenLoss, mean_loss
 from finetune_trainer.fast import choice
+from finetune_trainer.fast.flat import FlatCollator, tokens
 from finetune_trainer.fast.head import installed
 from finetune_trainer.fast.loss import summed_loss
+from finetune_trainer.fast.order import SortedSteps
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
 from finetune_trainer.recipes.recipe import Ready, Recipe, given
 from finetune_trainer.resolve import Machine, Settings, divided, resolve
@@ -41,13 +44,31 @@ FIRST_LOSS_TOLERANCE = 0.05
 class FirstStep(Resumable, SFTTrainer):
     """TRL's trainer, which also takes the loss of the unchanged model on the first step's rows.
 
+    Args:
+        lengths: Tokens of each row, where rows are padded.
+        rows: Rows of a step, over all processes.
+
     Attributes:
         unchanged: That loss.
     """
 
-    def __init__(self, *, unchanged: TokenLoss, **arguments: Foreign) -> None:
+    def __init__(
+        self,
+        *,
+        unchanged: TokenLoss,
+        lengths: Sequence[int] | None,
+        rows: int,
+        **arguments: Foreign,
+    ) -> None:
         self.unchanged = unchanged
+        self._lengths, self._rows = lengths, rows
         super().__init__(**arguments)
+
+    def _get_train_sampler(self, *arguments: Foreign, **named: Foreign) -> Foreign:
+        sampler = super()._get_train_sampler(*arguments, **named)
+        if sampler is None or self._lengths is None:
+            return sampler
+        return SortedSteps(sampler, self._lengths, self._rows)
 
     def compute_loss(
         self,
@@ -73,8 +94,8 @@ class FirstStep(Resumable, SFTTrainer):
 
     def _count(self, inputs: Batch) -> None:
         """Add the tokens of all processes to what is logged."""
-        tokens = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).sum()
-        self._total_train_tokens += int(self.accelerator.gather(tokens).sum())
+        counted = torch.as_tensor(tokens(inputs), device=inputs["input_ids"].device)
+        self._total_train_tokens += int(self.accelerator.gather(counted).sum())
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
 
 
@@ -103,7 +124,7 @@ class SFT(Recipe):
             TrainerError: RowsNotIsolated if they do and packing was demanded.
         """
         ready = self._isolated(ready, net)
-        return choice.settle(ready, net, _collator(ready))
+        return choice.settle(ready, net)
 
     def _isolated(self, ready: Ready, net: Model) -> Ready:
         if not ready.data.packed:
@@ -130,6 +151,8 @@ class SFT(Recipe):
         """TRL's trainer with our rows, our collator and our watch."""
         trainer = FirstStep(
             unchanged=TokenLoss(ready.settings),
+            lengths=_padded_lengths(ready),
+            rows=ready.settings.batch_size,
             model=net,
             args=SFTConfig(**sft_arguments(ready.settings, ready.context.scratch / "trainer")),
             train_dataset=_train_dataset(ready),
@@ -159,7 +182,8 @@ class SFT(Recipe):
     def probe(self, ready: Ready) -> Batch:
         """Rows as they are trained on."""
         rows = ready.data.evaluation or ready.data.train
-        return verify.probe_of(rows, _collator(ready))
+        # The published model is opened by libraries that know nothing of ours.
+        return verify.probe_of(rows, Collator(ready.tokenizer.pad_token_id))
 
 
 def _train_dataset(ready: Ready) -> Foreign:
@@ -170,5 +194,12 @@ def _train_dataset(ready: Ready) -> Foreign:
     return streaming_dataset(ready.data.stream)
 
 
+def _padded_lengths(ready: Ready) -> list[int] | None:
+    if ready.flat or ready.data.stream is not None:
+        return None
+    return [row.length for row in ready.data.packed or ready.data.train]
+
+
 def _collator(ready: Ready) -> Collator:
-    return Collator(ready.tokenizer.pad_token_id)
+    kind = FlatCollator if ready.flat else Collator
+    return kind(ready.tokenizer.pad_token_id)
