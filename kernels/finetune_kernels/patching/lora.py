@@ -12,8 +12,11 @@ from finetune_kernels.ops.projection import Adapter, Projection
 from finetune_kernels.patching import Foreign
 from finetune_kernels.patching.replacement import replaced_by_another
 
-DENSE = ("Linear", "Conv1D")
-FOUR_BITS = "Linear4bit"
+# Classes by module and name: other libraries and other adapters have layers of the same names.
+PLAIN = {("peft.tuners.lora.layer", "Linear"), ("peft.tuners.lora.bnb", "Linear4bit")}
+DENSE, TURNED = ("torch.nn.modules.linear", "Linear"), ("transformers.pytorch_utils", "Conv1D")
+FOUR_BITS = ("bitsandbytes.nn.modules", "Linear4bit")
+BASES = (DENSE, TURNED, FOUR_BITS)
 
 
 def is_adapted(module: nn.Module) -> bool:
@@ -23,9 +26,10 @@ def is_adapted(module: nn.Module) -> bool:
 
 def why_not(module: Foreign) -> str | None:
     """Why this layer is left to PEFT, or nothing."""
-    base = type(module.base_layer).__name__
-    if base not in (*DENSE, FOUR_BITS):
-        return f"on a {base}"
+    if _kind(module) not in PLAIN:
+        return "not a plain adapter of a linear layer"
+    if _kind(module.base_layer) not in BASES:
+        return f"on a {type(module.base_layer).__name__}"
     if len(module.lora_A) != 1:
         return f"{len(module.lora_A)} adapters"
     (name,) = module.lora_A
@@ -36,6 +40,10 @@ def why_not(module: Foreign) -> str | None:
     if getattr(module, "lora_bias", {}).get(name):
         return "a bias in the adapter"
     return None
+
+
+def _kind(module: nn.Module) -> tuple[str, str]:
+    return type(module).__module__, type(module).__name__
 
 
 def projection(module: Foreign, x: Tensor) -> Projection | None:
@@ -62,16 +70,16 @@ def projection(module: Foreign, x: Tensor) -> Projection | None:
 
 
 def _frozen(layer: Foreign, x: Tensor) -> Projection | None:
-    name = type(layer).__name__
-    if _watched(layer) or name not in (*DENSE, FOUR_BITS):
+    kind = _kind(layer)
+    if kind not in BASES or _watched(layer):
         return None
     if layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad):
         return None
-    if name == FOUR_BITS:
+    if kind == FOUR_BITS:
         return _in_four_bits(layer, x)
     if not _computes_in(x, layer.weight):
         return None
-    return Projection(layer.weight.t() if name == "Conv1D" else layer.weight, layer.bias)
+    return Projection(layer.weight.t() if kind == TURNED else layer.weight, layer.bias)
 
 
 def _in_four_bits(layer: Foreign, x: Tensor) -> Projection | None:

@@ -7,7 +7,7 @@ import socket
 import bitsandbytes as bnb
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from finetune_kernels import patch
@@ -128,6 +128,33 @@ def test_variants_are_left_to_peft_and_named() -> None:
     assert not patched.layers
     assert patched.left == {"lora.Linear": "a variant of LoRA, such as DoRA"}
     assert_close(step(model), before)
+
+
+def test_other_adapters_are_left_to_peft_and_named() -> None:
+    model = get_peft_model(base(), AdaLoraConfig(target_modules=ALL, total_step=10))
+    before = step(model)
+    patched = patch(model, "Torch")
+    assert not patched.layers
+    assert patched.left == {"lora.SVDLinear": "not a plain adapter of a linear layer"}
+    assert_close(step(model), before)
+
+
+def test_fifty_steps_have_the_losses_of_peft() -> None:
+    def losses(model: torch.nn.Module) -> list[float]:
+        optimizer, seen = torch.optim.AdamW(model.parameters(), lr=5e-3), []
+        for _ in range(50):
+            optimizer.zero_grad()
+            loss = model(input_ids=IDS[:1], labels=IDS[:1], use_cache=False).loss
+            loss.backward()
+            optimizer.step()
+            seen.append(loss.item())
+        return seen
+
+    want, model = losses(adapted()), adapted()
+    patch(model, "Triton")
+    got = losses(copy.deepcopy(model))
+    assert want[-1] < 0.8 * want[0]
+    assert got == pytest.approx(want, rel=1e-4)
 
 
 def test_hooks_on_parts_are_called() -> None:
