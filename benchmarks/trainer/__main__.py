@@ -15,13 +15,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer import sft
+from trainer import dpo, sft
 from trainer.case import OURS, Case
 from trainer.measured import Measured, watch
 from trainer.results import Row, compared, keep, show
 from trainer.workplace import Workplace
 
-CASES: dict[str, Case] = {case.name: case for case in (sft.CASE,)}
+CASES: dict[str, Case] = {case.name: case for case in (sft.CASE, dpo.CASE)}
 # Relative, where nothing else is said: single precision, sums in another order, a few updates on.
 TOLERANCE = 1e-4
 _LIMIT_SECONDS = 900

@@ -70,6 +70,26 @@ def answers(count: int) -> list[Row]:
     return [rows[number % len(rows)] for number in range(count)]
 
 
+def preferences(count: int) -> list[Row]:
+    """Pairs of answers to prompts longer than they: the next paragraph, and one from elsewhere."""
+    pages = [list(_paragraphs(page)) for page in _pages()]
+    runs = [
+        paragraphs[first : first + 4]
+        for paragraphs in pages
+        for first in range(len(paragraphs) - 3)
+    ]
+    draw = random.Random(SEED)  # noqa: S311
+    draw.shuffle(runs)
+    return [
+        {
+            "prompt": "\n\n".join(runs[number][:3]) + "\n\n",
+            "chosen": runs[number][3],
+            "rejected": runs[-1 - number][3],
+        }
+        for number in range(count)
+    ]
+
+
 def _pages() -> list[Path]:
     return sorted(page for part in _PAGES for page in (ROOT / "docs" / part).glob("*.md"))
 

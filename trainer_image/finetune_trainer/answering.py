@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList
 
 from finetune_api.v1alpha1.method import Generation
 from finetune_trainer.drawing import drawing, row_numbers
+from finetune_trainer.fast.shared_prefill import shared_prefill
 from finetune_trainer.foreign import CausalLM, Tokenizer
 from finetune_trainer.rollout import Rollout
 from finetune_trainer.stopping import stop_tokens
@@ -82,23 +84,22 @@ def write_answers(
         numbers = row_numbers(seed, rows_of_step, how.max_new_tokens).to(model.device)
     training = model.training
     model.eval()
-    with torch.no_grad(), _sole_config(model, config):
-        written = [
-            model.generate(
-                input_ids=inputs[rows],
-                attention_mask=present[rows].long(),
+    written: dict[int, Tensor] = {}
+    with torch.no_grad(), _sole_config(model, config), shared_prefill(model):
+        for rows in _chunks(prompts):
+            width = len(prompts[rows[-1]])
+            answers = model.generate(
+                input_ids=inputs[rows, -width:],
+                attention_mask=present[rows, -width:].long(),
                 generation_config=config,
-                logits_processor=_processors(numbers, rows, inputs.shape[1], how),
-            )[:, inputs.shape[1] :]
-            for rows in _chunks(len(prompts))
-        ]
+                logits_processor=_processors(numbers, rows, width, how),
+            )[:, width:]
+            written |= dict(zip(rows, answers, strict=True))
     model.train(training)
-    width = max(part.shape[1] for part in written)
-    fill = [(0, width - part.shape[1]) for part in written]
-    padded = [
-        torch.nn.functional.pad(p, f, value=how.pad_id) for p, f in zip(written, fill, strict=True)
-    ]
-    return _finished(inputs, present, torch.cat(padded), how)
+    answers = pad_sequence(
+        [written[row] for row in range(len(prompts))], batch_first=True, padding_value=how.pad_id
+    )
+    return _finished(inputs, present, answers, how)
 
 
 def _finished(inputs: Tensor, present: Tensor, answers: Tensor, how: Sampling) -> Rollout:
@@ -119,7 +120,7 @@ def _left_padded(
 
 
 def _processors(
-    numbers: Tensor | None, rows: slice, width: int, how: Sampling
+    numbers: Tensor | None, rows: list[int], width: int, how: Sampling
 ) -> LogitsProcessorList | None:
     if numbers is None:
         return None
@@ -149,6 +150,8 @@ def _sole_config(model: CausalLM, config: GenerationConfig) -> Iterator[None]:
         inner.generation_config = own
 
 
-def _chunks(rows: int) -> Iterator[slice]:
-    for first in range(0, rows, ROWS_AT_ONCE):
-        yield slice(first, first + ROWS_AT_ONCE)
+def _chunks(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Rows that are written together: prompts of like length, for less padding; the longest comes last."""
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    for first in range(0, len(order), ROWS_AT_ONCE):
+        yield order[first : first + ROWS_AT_ONCE]

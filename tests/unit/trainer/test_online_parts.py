@@ -253,3 +253,20 @@ def test_rows_of_a_rollout_keep_their_width() -> None:
     part = rollout.rows(torch.tensor([2, 0]))
     assert part.answers.tolist() == [[4, 5], [0, 1]]
     assert part.ended.tolist() == [True, True]
+
+
+def test_a_prompt_with_several_answers_is_read_once(net: Any) -> None:
+    prompts = [PROMPTS[0], PROMPTS[2], PROMPTS[0], PROMPTS[0]]
+    read = []
+    embedding = net.get_input_embeddings()
+    hook = embedding.register_forward_hook(lambda _, inputs, __: read.append(inputs[0].shape))
+    group = write_answers(net, prompts, how(net), seed=3)
+    hook.remove()
+    assert read[0] == (2, len(PROMPTS[0]))
+    assert {shape[0] for shape in read[1:]} == {4}
+    # A row draws by its number, so that it can be written alone.
+    for row, prompt in enumerate(prompts):
+        alone = write_answers(net, [prompt], how(net), seed=3, first=row)
+        length = int(alone.mask.sum())
+        assert torch.equal(alone.answers[0, :length], group.answers[row, :length])
+    assert "forward" not in vars(net)

@@ -44,13 +44,29 @@ class Fitted:
     left: tuple[str, ...] = ()
 
 
-def install(model: Model, longest: int, temperature: float = 1.0) -> Fitted:
+@dataclass(frozen=True)
+class Scale:
+    """What logits are scaled by.
+
+    Attributes:
+        temperature: Divides them.
+        softcap: Their bound; 0 for none.
+    """
+
+    temperature: float
+    softcap: float
+
+
+def install(
+    model: Model, longest: int, temperature: float = 1.0, *, entropies: bool = False
+) -> Fitted:
     """Put the head on a model that has TRL's already.
 
     Args:
         model: A causal language model, or PEFT's wrapper of one.
         longest: Tokens of the longest row.
         temperature: Divides the logits, as in TRL's head.
+        entropies: Whether they are looked at; else they may be given as 0.
     """
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     if reason := _head_why_not(model, inner):
@@ -58,7 +74,7 @@ def install(model: Model, longest: int, temperature: float = 1.0) -> Fitted:
     reason = prefix_attention.why_not(inner, longest)
     if reason is None:
         prefix_attention.install(inner)
-    _patch(inner, temperature, shared=reason is None)
+    _patch(inner, temperature, shared=reason is None, entropies=entropies)
     left = () if reason is None else (f"shared prompts: {reason}",)
     return Fitted(head=True, shared=reason is None, left=left)
 
@@ -80,7 +96,7 @@ def _head_why_not(model: Model, inner: Model) -> str | None:
     return None
 
 
-def _patch(model: Model, temperature: float, *, shared: bool) -> None:
+def _patch(model: Model, temperature: float, *, shared: bool, entropies: bool) -> None:
     before = model.forward
     config = model.config.get_text_config()
     softcap = getattr(config, "final_logit_softcapping", None) or 0.0
@@ -94,7 +110,8 @@ def _patch(model: Model, temperature: float, *, shared: bool) -> None:
         families: Families | None = None,
         **named: Foreign,
     ) -> Foreign:
-        if not fused_lm_head:
+        if not fused_lm_head or named.get("output_router_logits"):
+            named |= {"fused_lm_head": True} if fused_lm_head else {}
             return before(*arguments, **named)
         ids, mask, labels = (named[name] for name in _NAMES)
         wanted = labels[:, 1:] != IGNORED
@@ -103,7 +120,9 @@ def _patch(model: Model, temperature: float, *, shared: bool) -> None:
             hidden = _packed_states(self, ids, mask, wanted, families)
         else:
             hidden = _states(self, named)[:, :-1][wanted]
-        figures = _figures(self, hidden, labels[:, 1:][wanted], temperature, softcap)
+        figures = _figures(
+            self, hidden, labels[:, 1:][wanted], Scale(temperature, softcap), entropies
+        )
         return _output(figures, wanted)
 
     model.forward = MethodType(forward, model)
@@ -136,7 +155,7 @@ def _packed_states(
 
 
 def _figures(
-    model: Model, hidden: Tensor, labels: Tensor, temperature: float, softcap: float
+    model: Model, hidden: Tensor, labels: Tensor, scale: Scale, entropies: bool
 ) -> TokenFigures:
     head = model.get_output_embeddings()
     device = hidden.device.type
@@ -146,12 +165,33 @@ def _figures(
     hidden, weight = hidden.to(dtype), _whole(head.weight).to(dtype)
     bias = None if head.bias is None else _whole(head.bias).to(dtype)
     with torch.autocast(device, enabled=False):
-        if torch.is_grad_enabled() and weight.requires_grad:
-            given = (hidden, weight, labels, bias)
-            logs = linear_log_probs(*given, temperature=temperature, softcap=softcap)
+        if not (torch.is_grad_enabled() and weight.requires_grad):
+            return _frozen(hidden, weight, labels, bias, scale, entropies)
+        given = (hidden, weight, labels, bias)
+        logs = linear_log_probs(*given, temperature=scale.temperature, softcap=scale.softcap)
+        if not entropies:
             return TokenFigures(logs, None)
-        given = (hidden, weight.detach(), labels, None if bias is None else bias.detach())
-        return frozen_log_probs(*given, temperature=temperature, softcap=softcap, entropies=True)
+        seen = _frozen(hidden.detach(), weight, labels, bias, scale, entropies)
+    return TokenFigures(logs, seen.entropies)
+
+
+def _frozen(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None,
+    scale: Scale,
+    entropies: bool,
+) -> TokenFigures:
+    return frozen_log_probs(
+        hidden,
+        weight.detach(),
+        labels,
+        None if bias is None else bias.detach(),
+        temperature=scale.temperature,
+        softcap=scale.softcap,
+        entropies=entropies,
+    )
 
 
 def _whole(parameter: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ answers to each, written at once by the policy as it is.
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from trl.trainer.utils import add_fused_lm_head
@@ -21,6 +22,7 @@ from finetune_trainer.callback import WatchCallback
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import PromptRow
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.fast import answer_head
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.recipes.online import Online, judge, verifiable
 from finetune_trainer.recipes.prompts import OurPrompts
@@ -72,11 +74,17 @@ class GroupTrainer(OurPrompts):
         self._warned = False
         functions = [_function(judge, name, rows, how.stop_ids) for name in judge.weights]
         super().__init__(rows=rows, how=how, reward_funcs=functions, **arguments)
+        longest = max(len(row.prompt_ids) for row in rows) + how.max_new_tokens
+        self._fit = partial(
+            answer_head.install, longest=longest, temperature=how.temperature, entropies=True
+        )
+        self._fit(self.model)  # type: ignore[attr-defined]
         # Given at once, it would make TRL read the reference from the folder of the base model, or keep
         # a second adapter that would be published with the first.
         self.beta = beta
         if beta and reference and reference.copy is not None:
             self.ref_model = _with_log_probabilities(reference.copy, arguments["args"])
+            self._fit(self.ref_model)
 
     def log(self, logs: dict[str, float], *rest: Foreign) -> None:
         """Count steps without a difference, on the way to TRL's log."""
