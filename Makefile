@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types unit runs cluster chart e2e invariant matrix parity chaos bounds generate \
-	kernels locks bench bench-learning bench-trainer cluster-up cluster-down clean
+	kernels locks bench bench-learning bench-checkpoints bench-trainer cluster-up cluster-down clean
 
 ##@ Use
 
@@ -93,6 +93,9 @@ bench-learning: .venv/ready ## one run of every method on SmolLM2: held-out figu
 
 bench-trainer: .venv/ready ## ours against stock TRL on SmolLM2: tokens a second, memory, first step
 	PYTHONPATH=tests:benchmarks $(PYTHON) -m trainer $(ARGS)
+
+bench-checkpoints: .venv/ready ## what checkpoints cost the demo: waiting, bytes, and the way back after a kill
+	PYTHONPATH=tests $(PYTHON) benchmarks/checkpoints.py $(ARGS)
 
 ##@ Maintain
 

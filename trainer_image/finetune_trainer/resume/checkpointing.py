@@ -162,6 +162,8 @@ class Checkpointing:
         seconds = time.monotonic() - begin
         self.waited += seconds
         self._pace.saved(seconds)
+        if processes.is_main():
+            logger.info("saved step %d; training waited %.3f s for it", step, seconds)
         if self._every is None:
             # By rank 0's clock, so that all save after the same steps.
             self._every = processes.gather_objects(self._pace.steps_between())[0]
