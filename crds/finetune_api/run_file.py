@@ -25,7 +25,6 @@ SCRATCH = "FINETUNE_SCRATCH"
 TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"
 # `host:port` where the pods of a job with several nodes meet: that of rank 0.
 RENDEZVOUS = "FINETUNE_RENDEZVOUS"
-RENDEZVOUS_PORT = 29400
 MOUNT_PATHS = {
     STORAGE_CREDENTIALS: "/etc/finetune/credentials/storage",
     HUB_MODEL_CREDENTIALS: "/etc/finetune/credentials/hub-model",

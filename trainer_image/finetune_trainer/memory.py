@@ -16,6 +16,7 @@ from finetune_api.v1alpha1.method import MethodType
 from finetune_api.v1alpha1.tuning import Quantization, Tuning, TuningType
 from finetune_trainer.foreign import Model, ModelConfig
 from finetune_trainer.resolve import Settings
+from finetune_trainer.strategies import Strategy
 
 WIDTHS = {"Float32": 4, "BFloat16": 2}
 """Bytes of a number."""
@@ -59,6 +60,23 @@ class Memory:
     def divided(self, processes: int, parts: tuple[str, ...]) -> "Memory":
         """The same where each process holds its part of some of it, such as of the optimiser."""
         return replace(self, **{name: getattr(self, name) // processes for name in parts})
+
+    def spread(self, strategy: Strategy, processes: int) -> tuple["Memory", int]:
+        """What a strategy makes of it.
+
+        Args:
+            strategy: How the model is spread.
+            processes: Over how many.
+
+        Returns:
+            What is left on each device, and the bytes that each process has in the memory of the host.
+        """
+        # DeepSpeed steps a copy of what is trained, in float32 as gradients are.
+        copy = self.gradients if strategy.zero else 0
+        parts = replace(self, optimizer=self.optimizer + copy)
+        parts = parts.divided(processes, strategy.parts)
+        host = sum(getattr(parts, name) for name in strategy.offloaded)
+        return replace(parts, **dict.fromkeys(strategy.offloaded, 0)), host
 
     @property
     def total(self) -> int:

@@ -43,6 +43,16 @@ class Strategy:
         """What each process holds but a part of, in the words of `memory.Memory`."""
         return _PARTS.get(self.name, ())
 
+    @property
+    def offloaded(self) -> tuple[str, ...]:
+        """What lies in the memory of the CPU, in the same words."""
+        if self.offload == "None":
+            return ()
+        # The gradients of what is stepped there go there, but ZeRO-1 has them whole on the GPU first.
+        found = {"optimizer"} if self.name == "ZeRO1" else {"optimizer", "gradients"}
+        found |= {"weights"} if self.offload == "All" else set()
+        return tuple(sorted(found))
+
 
 _PARTS = {
     "FSDP": ("weights", "gradients", "optimizer"),

@@ -5,13 +5,13 @@ no API token, and carry nothing that a user could not have named in the spec. Th
 Indexed Job with one pod a node; the preflight is a Job of one pod that asks for no GPU.
 """
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
 from finetune_api.run_file import (
     MOUNT_PATHS,
     RENDEZVOUS,
-    RENDEZVOUS_PORT,
     RUN_FILE_ANNOTATION,
     RUN_FILE_PATH,
     TERMINATION_LOG,
@@ -27,6 +27,7 @@ from finetune_operator.plan.queues import queue_labels
 from finetune_operator.plan.run_file import run_file
 
 USER = 65532
+FIRST_PORT, PORTS = 20_000, 10_000
 COMMANDS = {Role.TRAINER: "run", Role.PREFLIGHT: "preflight"}
 Manifest = dict[str, Any]
 
@@ -125,7 +126,17 @@ def _rendezvous(job: JobFacts, creation: Creation) -> dict[str, str]:
     if creation.spec.resources.nodes == 1:
         return {}
     pod = names.job_name(job.key.name, creation.attempt) + "-0"
-    return {RENDEZVOUS: f"{pod}.{names.service_name(job.key.name)}:{RENDEZVOUS_PORT}"}
+    address = f"{pod}.{names.service_name(job.key.name)}:{rendezvous_port(job, creation)}"
+    return {RENDEZVOUS: address}
+
+
+def rendezvous_port(job: JobFacts, creation: Creation) -> int:
+    """One for each attempt, so that jobs do not meet each other where pods share an address.
+
+    Below the ports of node ports and of outgoing connections, which begin at 30000 and 32768.
+    """
+    digest = hashlib.sha256(f"{job.uid}-{creation.attempt}".encode()).digest()
+    return FIRST_PORT + int.from_bytes(digest[:4], "big") % PORTS
 
 
 def _container(

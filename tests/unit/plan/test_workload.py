@@ -6,6 +6,7 @@
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from finetune_operator.plan import names
 from finetune_operator.plan.decision import Creation
 from finetune_operator.plan.installation import Installation, with_defaults
 from finetune_operator.plan.service import service
-from finetune_operator.plan.workload import workload
+from finetune_operator.plan.workload import rendezvous_port, workload
 from support.cluster_objects import job
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -102,6 +103,18 @@ def test_the_job_is_as_reviewed(name: str) -> None:
     annotations = manifest["spec"]["template"]["metadata"]["annotations"]
     annotations[RUN_FILE_ANNOTATION] = "(the run file)"
     check(name, manifest)
+
+
+def test_gangs_that_share_an_address_meet_at_ports_of_their_own() -> None:
+    spec = FineTuneJobSpec.model_validate(job(FULL).spec)
+    first, other = job(FULL), replace(job(FULL), uid="99999999-2222-3333-4444-555555555555")
+    found = [rendezvous_port(each, Creation(n, spec)) for each in (first, other) for n in (1, 2)]
+    assert len(set(found)) == 4
+    assert found == [
+        rendezvous_port(each, Creation(n, spec)) for each in (first, other) for n in (1, 2)
+    ]
+    # Neither node ports nor those that the kernel hands out.
+    assert all(20_000 <= port < 30_000 for port in found)
 
 
 def test_the_service_is_as_reviewed() -> None:

@@ -116,3 +116,22 @@ def test_each_process_holds_its_part_of_what_is_divided(
 ) -> None:
     whole = Memory(80, 40, 160, activations=7, logits=5, reference=0, runtime=3)
     assert whole.divided(4, Strategy(name).parts) == Memory(*held, 7, 5, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "held", "host"),
+    [
+        (Strategy("FSDP"), (20, 10, 40), 0),
+        # With a copy of what is trained, 40 in all, which is stepped.
+        (Strategy("ZeRO1"), (80, 40, 50), 0),
+        (Strategy("ZeRO1", "Optimizer"), (80, 40, 0), 50),
+        (Strategy("ZeRO2", "Optimizer"), (80, 0, 0), 60),
+        (Strategy("ZeRO3", "Optimizer"), (20, 0, 0), 60),
+        (Strategy("ZeRO3", "All"), (0, 0, 0), 80),
+    ],
+)
+def test_what_is_offloaded_is_on_the_host_and_no_longer_on_the_device(
+    strategy: Strategy, held: tuple[int, int, int], host: int
+) -> None:
+    whole = Memory(80, 40, 160, activations=7, logits=5, reference=0, runtime=3)
+    assert whole.spread(strategy, 4) == (Memory(*held, 7, 5, 0, 3), host)

@@ -59,17 +59,17 @@ def complete(recipe: Recipe, ready: Ready, room: int | None = None) -> Ready:
     memory = estimate(outline, ready.config, ready.spec, ready.settings)
     count = ready.settings.processes
     strategy, told = strategies.choose(ready.spec, count, needed=memory.total, room=room)
-    memory = memory.divided(count, strategy.parts)
+    memory, host = memory.spread(strategy, count)
     found = {
         "trainable_parameters": trainable,
         "total_parameters": total,
         "estimated_memory_bytes": memory.total,
     }
-    note = Resolved(
-        field="plan.estimatedMemoryBytes",
-        value=in_words(memory.total),
-        why=f"counted, not measured: {memory}",
-    )
+    why = f"counted, not measured: {memory}"
+    if host:
+        pod = host * max(1, ready.spec.resources.gpus_per_node)
+        why += f"; and {in_words(pod)} of each pod's own memory"
+    note = Resolved(field="plan.estimatedMemoryBytes", value=in_words(memory.total), why=why)
     plan = ready.data.plan.model_copy(update=found)
     return replace(
         ready,
