@@ -20,8 +20,8 @@ from finetune_trainer.strategies import ONE_PROCESS, Strategy
 BATCH_CAP = 16
 STEPS_AN_EPOCH = 10
 MICRO_BATCH_CAP = 8
-# Tokens of one forward pass; activations grow with them.
-TOKENS_A_PASS = 16384
+# Tokens of one forward pass; activations grow with them. A few hundred keep the cores of a CPU busy.
+TOKENS_A_PASS = {"cuda": 16384, "cpu": 512}
 MANY_ROWS = 10_000
 LOG_ENTRIES = 100
 _MICRO_BATCH = "training.microBatchSize"
@@ -128,7 +128,9 @@ def resolve(
         gradient_checkpointing=_checkpointing(spec, device, notes),
         max_length=max_length,
         batch_size=batch,
-        micro_batch_size=_micro_batch_size(training, batch, machine.processes, max_length, notes),
+        micro_batch_size=_micro_batch_size(
+            training, (batch, machine.processes), (TOKENS_A_PASS[device], max_length), notes
+        ),
         total_steps=total,
         learning_rate=_learning_rate(spec, notes),
         weight_decay=_weight_decay(spec, notes),
@@ -229,8 +231,10 @@ def _batch_size(training: Training, rows: int, processes: int, notes: _Notes) ->
 
 
 def _micro_batch_size(
-    training: Training, batch: int, processes: int, max_length: int, notes: _Notes
+    training: Training, among: tuple[int, int], room: tuple[int, int], notes: _Notes
 ) -> int:
+    """Rows a pass, of the rows of a step among processes, and the tokens of a pass by those of a row."""
+    (batch, processes), (tokens, max_length) = among, room
     wanted, own = training.micro_batch_size, batch // processes
     if isinstance(wanted, int):
         if own % wanted:
@@ -239,7 +243,7 @@ def _micro_batch_size(
                 message += f" over {processes} processes, which is {own} each"
             raise TrainerError(Reason.INVALID_SPEC, message)
         return wanted
-    limit = max(1, min(MICRO_BATCH_CAP, TOKENS_A_PASS // max_length))
+    limit = max(1, min(MICRO_BATCH_CAP, tokens // max_length))
     micro = max(size for size in range(1, limit + 1) if own % size == 0)
     why = f"passes a step: {own // micro}; at most {limit} rows of {max_length} tokens a pass"
     notes.add(_MICRO_BATCH, micro, why)

@@ -38,7 +38,8 @@ def test_everything_auto_on_a_cpu() -> None:
         gradient_checkpointing=False,
         max_length=128,
         batch_size=16,
-        micro_batch_size=8,
+        # 512 tokens a pass / 128
+        micro_batch_size=4,
         # 3 epochs of ceil(1000 / 16) = 63 steps
         total_steps=189,
         learning_rate=2e-4,
@@ -51,12 +52,12 @@ def test_everything_auto_on_a_cpu() -> None:
         log_every=1,
         evaluate_every=None,
     )
-    assert found.accumulation == 2
+    assert found.accumulation == 4
     assert notes == {
         "training.precision": "Float32",
         "training.gradientCheckpointing": "Disabled",
         "training.batchSize": "16",
-        "training.microBatchSize": "8",
+        "training.microBatchSize": "4",
         "training.epochs": "3",
         "training.maxSteps": "189",
         "training.learningRate": "0.0002",
@@ -215,7 +216,7 @@ def test_after_memory_ran_out_a_pass_is_smaller_and_the_step_is_not(
 def test_processes_share_each_batch(
     changes: dict[str, Any], processes: int, batch: int, micro: int, passes: int
 ) -> None:
-    found, _ = settings(changes, replace(CPU, processes=processes))
+    found, _ = settings(changes, replace(CPU, processes=processes), max_length=64)
     assert (found.batch_size, found.micro_batch_size, found.accumulation) == (batch, micro, passes)
     assert found.micro_batch_size * found.accumulation * processes == found.batch_size
 
