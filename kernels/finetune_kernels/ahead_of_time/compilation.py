@@ -4,7 +4,6 @@ Results are kept under `~/.cache/finetune-operator/kernels` (or `FINETUNE_CACHE`
 its arguments, the chip and Triton's version, so only what changed is compiled anew. Called by `table`.
 """
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -97,10 +96,7 @@ def _cache() -> Path:
 
 
 def _key(launch: Launch, chip: Chip) -> str:
-    constants = {name: str(value) for name, value in launch.constants.items()}
-    parts = (launch.kernel.cache_key, launch.signature, constants, launch.aligned, launch.options)
-    text = json.dumps([*parts, chip.capability, triton.__version__], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return f"{launch.digest}-{chip.name}"
 
 
 def _compile(launch: Launch, chip: Chip) -> Resources:

@@ -5,12 +5,15 @@ and warps that it would have on a GPU; what it returns then is unset memory. Cal
 kernels that were decorated without Triton's interpreter.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
@@ -54,6 +57,24 @@ class Launch:
         """Module and function of the kernel."""
         module = self.kernel.fn.__module__.rpartition(".")[2]
         return f"{module}.{self.kernel.fn.__name__.strip('_').removesuffix('_kernel')}"
+
+    @property
+    def digest(self) -> str:
+        """Stands for all that the machine code follows from, but the chip."""
+        constants = {name: str(value) for name, value in self.constants.items()}
+        parts = (self.signature, constants, self.aligned, self.options, triton.__version__)
+        text = "".join(sorted(_sources(self.kernel))) + json.dumps(parts, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _sources(kernel: JITFunction[Any]) -> set[str]:
+    """The texts of a kernel and of all that it calls; not where they stand in their files."""
+    called = (kernel.fn.__globals__.get(name) for name in kernel.fn.__code__.co_names)
+    found = {kernel.src}
+    for function in called:
+        if isinstance(function, JITFunction):
+            found |= _sources(function)
+    return found
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """One file an operation: formula, Triton kernels, registration with PyTorch, reference."""
 
 from finetune_kernels.ops.add_rms_norm import add_rms_norm
+from finetune_kernels.ops.attention import attention
 from finetune_kernels.ops.cross_entropy import cross_entropy
+from finetune_kernels.ops.documents import Documents
 from finetune_kernels.ops.glu import geglu, swiglu
 from finetune_kernels.ops.layer_norm import layer_norm
 from finetune_kernels.ops.linear_cross_entropy import linear_cross_entropy
@@ -15,8 +17,10 @@ from finetune_kernels.ops.rope import rope, rope_
 
 __all__ = [
     "Adapter",
+    "Documents",
     "Projection",
     "add_rms_norm",
+    "attention",
     "cross_entropy",
     "dequantize_4bit",
     "geglu",
