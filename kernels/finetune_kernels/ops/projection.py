@@ -154,8 +154,8 @@ def _folded(p: Projection, columns: slice, both: Tensor) -> Tensor:
         dequantize_4bit(p.weight, p.state, both.dtype, out=buffer[:, :inputs])
     buffer[:, inputs:].zero_()
     if p.adapter:
-        share = buffer[:, inputs:][:, columns]
-        share.copy_(p.adapter.b).mul_(p.adapter.scaling)
+        # The product is rounded once, also where b has more digits than the buffer.
+        buffer[:, inputs:][:, columns] = p.adapter.b * p.adapter.scaling
     return buffer
 
 
