@@ -144,6 +144,11 @@ class Reporter:
         """The held-out loss was measured."""
         self._update(evaluation_loss=loss)
 
+    def straggler(self, sentence: str | None) -> None:
+        """A process is much slower than the others; None if that is over. Told at once."""
+        self._update(straggler=sentence)
+        self._send()
+
     def resolved(self, resolved: list[Resolved], plan: Plan) -> None:
         """What was chosen; told at once, and again from time to time."""
         self._resolved = ResolvedRecord(resolved=resolved, plan=plan)

@@ -78,6 +78,9 @@ class Progress(ApiModel):
     eta: Number | None = None
     """The same for people, such as `4m10s`."""
 
+    straggler: Text | None = None
+    """Which process the others wait for at every step, on which node, and how slow it is."""
+
     update_time: Time | None = None
     """When the trainer reported this."""
 

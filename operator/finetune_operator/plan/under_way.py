@@ -33,7 +33,7 @@ def go_on(facts: Facts, child: ChildJob, role: Role, now: datetime) -> Decision:
     waits = None if running else unexplained(facts, child)
     return Decision(
         status=status.build(job, statements, now, **_found(facts, child, role, running, now)),
-        notices=tuple(_notices(job, child)) if role is Role.TRAINER else (),
+        notices=tuple(_notices(facts, child)) if role is Role.TRAINER else (),
         follow=rank_0 if rank_0 and rank_0.running else None,
         ask=waits.subject if waits and waits.is_due(now) else None,
         wake_after=_wake_after(facts, child, waits, now),
@@ -91,9 +91,11 @@ def _running_statement(
     return pending(facts, PENDING[role])
 
 
-def _notices(job: JobFacts, child: ChildJob) -> list[Notice]:
+def _notices(facts: Facts, child: ChildJob) -> list[Notice]:
+    job, progress, known = facts.job, facts.tail.progress, facts.job.status.progress
     if job.latest is not None and job.latest.job == child.name:
-        return []
+        slow = progress.straggler if progress and not (known and known.straggler) else None
+        return [Notice(Reason.STRAGGLER, slow, child.attempt, warning=True)] if slow else []
     return [Notice(Reason.JOB_CREATED, f"created Job {child.name}", child.attempt)]
 
 

@@ -222,6 +222,20 @@ def test_the_log_becomes_progress_and_stays_when_it_scrolls_away() -> None:
     assert (kept.progress, kept.resolved) == (status.progress, status.resolved)
 
 
+def test_a_straggler_is_told_once_as_a_warning_and_stops_nothing() -> None:
+    begun = decide(under_way(), NOW).status
+    assert begun is not None
+    slow = Tail(progress=Progress(phase="Training", step=3, straggler="process 1 is slow"))
+    facts = replace(under_way(), job=job({}, begun.to_dict()), tail=slow)
+    decision = decide(facts, NOW)
+    told = [each for each in decision.notices if each.reason is Reason.STRAGGLER]
+    assert [(each.message, each.warning) for each in told] == [("process 1 is slow", True)]
+    assert decision.stop is None
+    assert decision.status is not None
+    again = decide(replace(facts, job=job({}, decision.status.to_dict())), LATER)
+    assert again.notices == ()
+
+
 def test_a_pod_that_waits_without_a_word_is_asked_about_after_a_while() -> None:
     facts = Facts(job(), child(), (pod(waiting("ContainerCreating")),))
     early = decide(facts, NOW)

@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import set_seed
 
 from finetune_api.v1alpha1.status import Evaluation, Metric, Plan, Resolved
-from finetune_trainer import distributed, heads, model, processes, samples, save, verify
+from finetune_trainer import distributed, heads, model, processes, samples, save, straggling, verify
 from finetune_trainer.checkpoints import Fence
 from finetune_trainer.fast import kernels
 from finetune_trainer.foreign import Foreign, Model
@@ -75,6 +75,7 @@ class Session:
         self._watch = self._watch_over()
         self.trainer: Foreign = recipe.make_trainer(ready, net, self._watch)
         self._attested = distributed.install(self.trainer, ready.settings)
+        straggling.install(self.trainer, ready.settings.device, context.reporter.straggler)
         self._questions = _questions(recipe, ready)
 
     @classmethod
