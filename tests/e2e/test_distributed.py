@@ -20,20 +20,23 @@ def losses(tenant: Tenant, status: Object) -> list[float]:
     return [json.loads(line)["loss"] for line in body.splitlines()]
 
 
-@pytest.mark.parametrize("strategy", ["DDP", "FSDP"])
-def test_two_pods_learn_what_one_learns(tenant: Tenant, strategy: str) -> None:
-    name = f"two-{strategy.lower()}"
-    tenant.apply(name, {**TWO, "distributed": {"strategy": strategy}})
-    status = tenant.wait(name, "Complete", 150)
-    found = {each["field"]: each["value"] for each in status["resolved"]}
-    assert found["distributed"] == f"{strategy} on 2 processes over gloo"
-    pods = tenant.children("pods", name)
-    assert sorted(pod["status"]["phase"] for pod in pods) == ["Succeeded", "Succeeded"]
-    # The same rows by one process: the curve of the first test is that of the second.
-    curve = losses(tenant, status)
-    assert len(curve) == TWO["training"]["maxSteps"]
-    assert curve[-1] < curve[0]
-    tenant.apply(f"one-{name}", {"training": TWO["training"]})
-    assert losses(tenant, tenant.wait(f"one-{name}", "Complete", 150)) == pytest.approx(
-        curve, abs=1e-4
-    )
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("strategies", [("DDP", "FSDP"), ("ZeRO1", "ZeRO2", "ZeRO3")], ids=str)
+def test_two_pods_learn_what_one_learns(tenant: Tenant, strategies: tuple[str, ...]) -> None:
+    # Side by side: each gang meets at a port of its own, though all pods here share an address.
+    for strategy in strategies:
+        name = f"two-{strategy.lower()}"
+        tenant.apply(name, {**TWO, "distributed": {"strategy": strategy}})
+    tenant.apply("one", {"training": TWO["training"]})
+    # The same rows by one process.
+    expected = losses(tenant, tenant.wait("one", "Complete", 300))
+    assert len(expected) == TWO["training"]["maxSteps"]
+    assert expected[-1] < expected[0]
+    for strategy in strategies:
+        name = f"two-{strategy.lower()}"
+        status = tenant.wait(name, "Complete", 300)
+        found = {each["field"]: each["value"] for each in status["resolved"]}
+        assert found["distributed"] == f"{strategy} on 2 processes over gloo"
+        pods = tenant.children("pods", name)
+        assert sorted(pod["status"]["phase"] for pod in pods) == ["Succeeded", "Succeeded"]
+        assert losses(tenant, status) == pytest.approx(expected, abs=1e-4)

@@ -31,6 +31,7 @@ CHECKPOINTING = {"training.gradientCheckpointing": "Enabled"}
 BOTH = {"resources.gpusPerNode": 2}
 STRATEGIES = ("DDP", "FSDP", "ZeRO1", "ZeRO2", "ZeRO3")
 DDP, FSDP, ZERO1, ZERO2, ZERO3 = ({"distributed.strategy": n, **BOTH} for n in STRATEGIES)
+SPREAD = (*BOTH, "distributed.strategy", "distributed.offload")
 # Name of a run -> what it changes, and how far losses and weights may be off.
 # No evaluation after the first is an improvement: it stops at step 3 with the weights of step 1.
 STOPPING = {
@@ -47,9 +48,9 @@ RUNS: dict[str, tuple[dict[str, Any], float]] = {
     "full-fsdp": ({**FSDP, **FULL}, 1e-4),
     "sft-zero1": ({**ZERO1}, 1e-4),
     "sft-zero2": ({**ZERO2}, 1e-4),
-    "full-zero2": ({**ZERO2, **FULL}, 1e-4),
+    "offload-full-zero2": ({**ZERO2, **FULL, "distributed.offload": "Optimizer"}, 1e-4),
     "sft-zero3": ({**ZERO3, **CHECKPOINTING}, 1e-4),
-    "full-zero3": ({**ZERO3, **FULL}, 1e-4),
+    "offload-full-zero3": ({**ZERO3, **FULL, "distributed.offload": "All"}, 1e-4),
 }
 
 
@@ -104,7 +105,7 @@ def together(folder: Path) -> dict[str, Report]:
 
 def alone(folder: Path, name: str) -> Path:
     """Trains the same job in this process; returns where it was published."""
-    changes = {key: value for key, value in RUNS[name][0].items() if key not in DDP}
+    changes = {key: value for key, value in RUNS[name][0].items() if key not in SPREAD}
     path = job(folder, f"{name}-alone", changes, micro=4)
     report = run_file(path, {"FINETUNE_SCRATCH": str(folder / "one")}, sys.stdout)
     assert report.outcome == "Complete", report.message
