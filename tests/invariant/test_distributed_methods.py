@@ -16,6 +16,8 @@ from support.taste import taste_model
 from support.tiny_models import pairs, tiny_llama, tiny_tokenizer, write_jsonl
 from support.two_processes import Bench
 
+# Both processes take all runs at once, before the first test.
+pytestmark = pytest.mark.timeout(900)
 ROWS, STEPS = 22, 6
 PAIRS, JUDGED = ({"data.train": name} for name in ("preferences", "judgements"))
 KEPT_REFERENCE = {"reference": {"precompute": False}}
