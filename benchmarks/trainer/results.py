@@ -41,10 +41,12 @@ class Row:
     Attributes:
         case: The method.
         contestant: Who.
+        tokens: Real tokens of a run.
         tokens_per_cpu_second: Real tokens by CPU time, all threads together.
         tokens_per_second: The same by the clock.
         peak_mib: Largest resident size of its process.
         first_step_seconds: From the start of the process; None where it was not taken.
+        first_step_cpu_seconds: The same by CPU time, of the process that trained.
         speed_of_ours: Our tokens a CPU second over this one's, run by run in the same round.
         memory_of_ours: Our peak over this one's.
         losses: Of the last run.
@@ -53,10 +55,12 @@ class Row:
 
     case: str
     contestant: str
+    tokens: int
     tokens_per_cpu_second: Spread
     tokens_per_second: Spread
     peak_mib: Spread
     first_step_seconds: Spread | None
+    first_step_cpu_seconds: Spread
     speed_of_ours: Spread
     memory_of_ours: Spread
     losses: list[float]
@@ -76,10 +80,12 @@ def _row(case: Case, name: str, runs: dict[str, list[Measured]]) -> Row:
     return Row(
         case.name,
         name,
+        theirs[-1].tokens[-1],
         Spread.of([run.tokens_per_cpu_second for run in theirs]),
         Spread.of([run.tokens_per_second for run in theirs]),
         Spread.of([run.peak / 2**20 for run in theirs]),
         Spread.of(firsts) if firsts else None,
+        Spread.of([run.work[0] for run in theirs]),
         speed,
         memory,
         theirs[-1].losses,
