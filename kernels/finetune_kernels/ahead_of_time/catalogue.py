@@ -45,6 +45,7 @@ def _cases() -> Iterator[Case]:
     yield from _gates()
     yield from _losses()
     yield from _four_bits()
+    yield from _attention()
 
 
 def _leaf(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -114,3 +115,10 @@ def _four_bits() -> Iterator[Case]:
                 **{"dtype": dtype, "offset": offset, "state2": second},
             )
             yield _short(dtype) + label, partial(ops.dequantize_4bit, packed, state)
+
+
+def _attention() -> Iterator[Case]:
+    # The commonest size of heads alone: each chip takes the compiler half a minute.
+    q, k, v = (_leaf(256, heads, 128) for heads in (8, 2, 2))
+    spans = ops.Documents.rows(1, 256)
+    yield "heads=8/2 D=128 bf16", partial(_both_ways, ops.attention, q, k, v, spans)

@@ -27,6 +27,7 @@ errors are those of Triton's interpreter.
 
 A cell is registers of a thread / KiB of shared memory of a block. Limits: 255 registers, and {limits}.
 A test compiles all of it anew and fails when a figure has drifted, a kernel spills, or a limit is passed.
+Attention is compiled for heads of 128 in bfloat16 alone.
 
 """
 

@@ -41,8 +41,8 @@ class Blocks(NamedTuple):
     stages: int
 
 
-# By the padded size of a head: forward, dQ, dK with dV. What fits into the 99 KiB of sm_86, 89 and 120
-# without spilled registers, by `finetune_kernels.ahead_of_time`.
+# By the padded size of a head: forward, dQ, dK with dV. Those of 16 bits are meant for the 99 KiB of sm_86,
+# 89 and 120; `finetune_kernels.ahead_of_time` compiles those of size 128. float32 was never compiled.
 _HALF = {
     64: (Blocks(128, 64, 8, 2), Blocks(64, 64, 8, 2), Blocks(32, 64, 4, 2)),
     128: (Blocks(128, 32, 8, 2), Blocks(64, 64, 8, 2), Blocks(32, 64, 8, 2)),
