@@ -2,6 +2,7 @@
 
 Ours asks the reference in each step, as TRL does by its defaults, so that no contestant's steps leave out
 work that another's hold; one of TRL's contestants has done it before, and that time is not counted.
+TRL's default precision is left out: products in bfloat16 take ten times as long on a CPU without them.
 """
 
 from functools import partial
@@ -63,7 +64,6 @@ CASE = Case(
     name="DPO",
     contestants={
         OURS: ours,
-        "stock": stock,
         "stock, Float32": partial(stock, bf16=False),
         "stock, Float32, no checkpointing": partial(stock, **BEST),
         "stock, Float32, no checkpointing, reference before": partial(
@@ -75,7 +75,5 @@ CASE = Case(
         "stock, Float32, no checkpointing, reference before",
     ),
     speedup=1.8,
-    # bfloat16 rounds to three digits.
-    tolerances={"stock": 0.05},
     job=job,
 )

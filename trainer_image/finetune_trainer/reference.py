@@ -69,10 +69,17 @@ class Reference:
     @torch.no_grad()
     def logits(self, rollout: Rollout, precision: torch.dtype) -> Tensor:
         """As `answer_logits`, of the reference."""
+        with self.model() as net:
+            return answer_logits(net, rollout, precision)
+
+    @contextmanager
+    def model(self) -> Iterator[Model]:
+        """The model that is the reference, as long as it lasts."""
         if self.copy is not None:
-            return answer_logits(self.copy, rollout, precision)
+            yield self.copy
+            return
         with self.policy.disable_adapter():
-            return answer_logits(self.policy, rollout, precision)
+            yield self.policy
 
 
 def answer_logits(model: Model, rollout: Rollout, precision: torch.dtype) -> Tensor:
@@ -86,7 +93,7 @@ def answer_logits(model: Model, rollout: Rollout, precision: torch.dtype) -> Ten
         # The logit before each answer token, and the one after the last.
         "logits_to_keep": width + 1,
     }
-    with _autocast(rollout.answers.device.type, precision):
+    with autocast_to(rollout.answers.device.type, precision):
         logits: Tensor = model(**_accepted(model, inputs), use_cache=False).logits
     return logits[:, -1 - width : -1].float()
 
@@ -117,7 +124,8 @@ def _accepted(model: Model, inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _autocast(device: str, precision: torch.dtype) -> Iterator[None]:
+def autocast_to(device: str, precision: torch.dtype) -> Iterator[None]:
+    """Arithmetic in a precision, float32 as it is."""
     lower = precision is not torch.float32
     context: Foreign = torch.autocast(device, dtype=precision) if lower else nullcontext()
     with context:

@@ -1,5 +1,6 @@
 """Answers that share a prompt give the log-probabilities and gradients of rows that do not."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from transformers import (
 from trl.trainer.utils import add_fused_lm_head
 
 from finetune_trainer.fast import answer_head, prefix_attention, prefixes
+from finetune_trainer.ppo import reading
+from finetune_trainer.reference import Reference
+from finetune_trainer.rollout import Rollout
 
 SMALL = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -145,6 +149,29 @@ def test_a_prompt_is_there_once() -> None:
     # A token stands where it stood in its own row.
     own = torch.arange(12).expand(6, 12)
     assert torch.equal(packed.positions[0, packed.places[present]], own[present])
+
+
+@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[4]], ids=lambda config: config.model_type)
+def test_ppo_reads_the_same_without_logits(config: Any) -> None:
+    model = made(config, lora=True)
+    prompts, answers = torch.randint(3, 97, (2, 3, 5), generator=torch.Generator().manual_seed(0))
+    before, after = (torch.tensor(each).unsqueeze(1) for each in ((3, 0, 1), (5, 2, 4)))
+    places = torch.arange(5).expand(3, 5)
+    ended = torch.ones(3, dtype=torch.bool)
+    rollout = Rollout(prompts, places >= before, answers, places < after, ended)
+    by_logits = partial(reading._by_logits, temperature=0.7, precision=torch.float32)
+    truth = by_logits(model, rollout)
+    expected = gradients(model, list(truth.log_probabilities))
+    fitting = reading.reader(Reference(model, None), 0.7, torch.float32)
+    assert fitting.func is reading._without_logits
+    found = fitting(model, rollout)
+    close(gradients(model, list(found.log_probabilities)), expected)
+    torch.testing.assert_close(found.log_probabilities, truth.log_probabilities)
+    torch.testing.assert_close(found.entropies, truth.entropies)
+    there = rollout.mask
+    torch.testing.assert_close(found.hidden[there], truth.hidden[there])
+    whole = reading.reader(Reference(made(config, lora=False), None), 0.7, torch.float32)
+    assert whole.func is reading._by_logits
 
 
 def test_the_reason_is_told() -> None:

@@ -44,6 +44,17 @@ class Fitted:
     left: tuple[str, ...] = ()
 
 
+@dataclass
+class Answers(FusedCausalLMOutput):
+    """TRL's output, and what it was made from.
+
+    Attributes:
+        states: The hidden states that predict a label, shape (labels, width), if they were asked for.
+    """
+
+    states: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Scale:
     """What logits are scaled by.
@@ -79,6 +90,12 @@ def install(
     return Fitted(head=True, shared=reason is None, left=left)
 
 
+def head_is_frozen(model: Model) -> bool:
+    """Whether no gradient of the output layer is wanted."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return not any(each.requires_grad for each in base.get_output_embeddings().parameters())
+
+
 def _head_why_not(model: Model, inner: Model) -> str | None:
     config = inner.config.get_text_config()
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
@@ -108,6 +125,7 @@ def _patch(model: Model, temperature: float, *, shared: bool, entropies: bool) -
         *arguments: Foreign,
         fused_lm_head: bool = False,
         families: Families | None = None,
+        states: bool = False,
         **named: Foreign,
     ) -> Foreign:
         if not fused_lm_head or named.get("output_router_logits"):
@@ -120,10 +138,9 @@ def _patch(model: Model, temperature: float, *, shared: bool, entropies: bool) -
             hidden = _packed_states(self, ids, mask, wanted, families)
         else:
             hidden = _states(self, named)[:, :-1][wanted]
-        figures = _figures(
-            self, hidden, labels[:, 1:][wanted], Scale(temperature, softcap), entropies
-        )
-        return _output(figures, wanted)
+        scale = Scale(temperature, softcap)
+        figures = _figures(self, hidden, labels[:, 1:][wanted], scale, entropies)
+        return _output(figures, wanted, hidden if states else None)
 
     model.forward = MethodType(forward, model)
 
@@ -199,18 +216,18 @@ def _whole(parameter: Tensor) -> Tensor:
     return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
 
 
-def _output(figures: TokenFigures, wanted: Tensor) -> FusedCausalLMOutput:
+def _output(figures: TokenFigures, wanted: Tensor, states: Tensor | None) -> Answers:
     """TRL's output; what nobody asks our runs about is 0 in it."""
     logs = _spread(figures.log_probs, wanted)
     nothing = torch.zeros_like(logs, requires_grad=False)
-    entropies = nothing if figures.entropies is None else _spread(figures.entropies, wanted)
-    return FusedCausalLMOutput(
+    return Answers(
         loss=-logs.sum() / wanted.sum().clamp(min=1),
         log_probs=logs,
-        entropy=entropies,
+        entropy=nothing if figures.entropies is None else _spread(figures.entropies, wanted),
         mean_logits=nothing,
         is_top1=nothing.bool(),
         label_mask=wanted,
+        states=states,
     )
 
 

@@ -16,7 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from finetune_trainer import processes
 from finetune_trainer.foreign import Model
 from finetune_trainer.ppo.algorithm import Judgement
-from finetune_trainer.reference import Reference, answer_logits, silence_dropout
+from finetune_trainer.ppo.reading import Reader, reader
+from finetune_trainer.reference import Reference, silence_dropout
 from finetune_trainer.rollout import Rollout
 from finetune_trainer.sharded import unwrapped
 
@@ -63,28 +64,16 @@ class Optimization:
 class _Judging(nn.Module):
     """Policy and value head as one module, so that the gradients of both can be averaged together."""
 
-    def __init__(
-        self, model: Model, head: ValueHead, *, temperature: float, precision: torch.dtype
-    ) -> None:
+    def __init__(self, model: Model, head: ValueHead, reader: Reader) -> None:
         super().__init__()
         self.model, self.head = model, head
-        self._temperature, self._precision = temperature, precision
+        self._reader = reader
 
     def forward(self, rollout: Rollout) -> Judgement:
         """See `algorithm.Policy.judge`."""
-        found: list[Tensor] = []
-        output = self.model.get_output_embeddings()
-        hook = output.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
-        try:
-            logits = answer_logits(self.model, rollout, self._precision) / self._temperature
-        finally:
-            hook.remove()
-        hidden = found.pop()[:, -1 - logits.shape[1] : -1]
-        return Judgement(
-            _log_probabilities(logits, rollout),
-            _entropies(logits.detach()).masked_fill(~rollout.mask, 0),
-            self.head(hidden.detach()).masked_fill(~rollout.mask, 0),
-        )
+        read = self._reader(self.model, rollout)
+        values = self.head(read.hidden).masked_fill(~rollout.mask, 0)
+        return Judgement(read.log_probabilities, read.entropies, values)
 
 
 class LanguagePolicy:
@@ -121,10 +110,9 @@ class LanguagePolicy:
         self.gradient_norm = 0.0
         self.reference = reference
         self._optimization = optimization
-        self._temperature = temperature
-        self._precision = precision
         silence_dropout(self.model)
-        judging = _Judging(self.model, head, temperature=temperature, precision=precision)
+        self._reader = reader(reference, temperature, precision)
+        judging = _Judging(self.model, head, self._reader)
         self.wrapped: nn.Module = judging
         if processes.world_size() > 1:
             self.wrapped = DistributedDataParallel(judging, broadcast_buffers=False)
@@ -149,8 +137,8 @@ class LanguagePolicy:
     @torch.no_grad()
     def reference_log_probabilities(self, rollout: Rollout) -> Tensor:
         """See `algorithm.Policy`."""
-        logits = self.reference.logits(rollout, self._precision) / self._temperature
-        return _log_probabilities(logits, rollout)
+        with self.reference.model() as net:
+            return self._reader(net, rollout).log_probabilities
 
     def update(self) -> None:
         """See `algorithm.Policy`."""
@@ -168,14 +156,3 @@ class LanguagePolicy:
 def _clip(optimizer: torch.optim.Optimizer, max_norm: float) -> float:
     parameters: Sequence[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
     return float(nn.utils.clip_grad_norm_(parameters, max_norm or float("inf")))
-
-
-def _log_probabilities(logits: Tensor, rollout: Rollout) -> Tensor:
-    chosen = logits.gather(2, rollout.answers.unsqueeze(2)).squeeze(2)
-    return (chosen - logits.logsumexp(2)).masked_fill(~rollout.mask, 0)
-
-
-@torch.no_grad()
-def _entropies(logits: Tensor) -> Tensor:
-    probabilities = logits.softmax(2)
-    return logits.logsumexp(2) - (probabilities * logits).sum(2)
