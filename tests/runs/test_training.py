@@ -186,6 +186,16 @@ def test_early_stopping_publishes_the_best_evaluation(workshop: Workshop) -> Non
     assert min(measured) < measured[-1]
 
 
+def test_the_best_evaluation_may_be_that_after_the_first_step(workshop: Workshop) -> None:
+    # A has not moved by then: its gradient is zero while B is.
+    training = {"maxSteps": 10, "learningRate": 1.0, "evaluateEverySteps": 1}
+    training |= {"earlyStopping": {"patience": 1}, "scheduler": {"type": "Constant"}}
+    report = workshop.run({"training": training, "data.evaluation": {"fraction": 0.25}}).report
+    assert report.outcome == "Complete", report.message
+    stopped = {r.field: r.value for r in report.resolved}["training.earlyStopping"]
+    assert stopped == "stopped at step 2"
+
+
 def test_same_seed_same_adapter(workshop: Workshop) -> None:
     steps = {**RATE, "training.maxSteps": 3, "tuning.lora": {"dropout": 0.1}}
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

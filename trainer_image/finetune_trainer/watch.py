@@ -80,6 +80,7 @@ class Watch:
         self._patience = Patience(stopping, watched.criterion) if stopping else None
         self._best = Best(watched.scratch)
         self.stopped_early = False
+        self._best_step = 0
 
     def begin(self) -> None:
         """Start the clock."""
@@ -94,6 +95,7 @@ class Watch:
             "elapsed": self._elapsed,
             "entries": watched.log.entries(),
             "patience": self._patience.state_dict() if self._patience else None,
+            "best_step": self._best_step,
             "companion": watched.companion.state_dict() if watched.companion else None,
         }
         tree.write(folder, _STATE, state)
@@ -107,6 +109,7 @@ class Watch:
         self._watched.log.go_on_from(state["entries"])
         if self._patience:
             self._patience.load_state_dict(state["patience"])
+        self._best_step = state["best_step"]
         if self._watched.companion:
             self._watched.companion.load_state_dict(state["companion"])
         self._best.go_on_from(folder)
@@ -166,6 +169,10 @@ class Watch:
         if self._patience:
             self._best.restore(model)
 
+    def steps_learnt(self, done: int) -> int:
+        """How many of the `done` steps are in the weights that `end` left."""
+        return self._best_step or done
+
     def _evaluation(self, step: int, evaluate: Callable[[], Measures], model: Model) -> None:
         paused = time.monotonic()
         with termination.at_once():
@@ -178,6 +185,7 @@ class Watch:
             self.stopped_early = self._patience.over
             if self._patience.improved:
                 self._best.keep(model)
+                self._best_step = step
         self._started += time.monotonic() - paused
 
     def _figures(self, logs: Mapping[str, Any]) -> dict[str, float]:

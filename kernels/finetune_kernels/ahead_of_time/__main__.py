@@ -10,7 +10,6 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 # The interpreter would take the place of the compiler. Its default of fused multiply and add changes with
 # Triton 3.10; jobs are measured and compiled with it.
@@ -23,8 +22,7 @@ from finetune_kernels.ahead_of_time.chips import CHIPS
 from finetune_kernels.ahead_of_time.compilation import compile_all
 
 _DOCS = Path(__file__).parents[3] / "docs/reference"
-RESOURCES, NUMERICS = _DOCS / "kernel_resources.json", _DOCS / "kernel_numerics.json"
-PAGE = _DOCS / "kernels.md"
+RESOURCES, PAGE = _DOCS / "kernel_resources.json", _DOCS / "kernels.md"
 
 
 def main() -> int:
@@ -51,9 +49,8 @@ def main() -> int:
 
 
 def rendered() -> str:
-    """The page, of both committed files of figures."""
-    numerics: Any = json.loads(NUMERICS.read_text()) if NUMERICS.exists() else None
-    return table.page(json.loads(RESOURCES.read_text()), numerics)
+    """The page, of the committed figures."""
+    return table.page(json.loads(RESOURCES.read_text()))
 
 
 def _stale_page() -> list[str]:

@@ -125,7 +125,8 @@ class Session:
                 self._start = Start(self.look(), fingerprints(self._net))
         with saving.training(), self._standstill.watching():
             self.trainer.train(resume_from_checkpoint=str(folder) if folder else None)
-        require_movement(self._net, self._start.fingerprints, self.trainer.state.global_step)
+        steps = self._watch.steps_learnt(self.trainer.state.global_step)
+        require_movement(self._net, self._start.fingerprints, steps)
         if self._full:
             # What is measured from here on is what will be published.
             save.round_weights(self._net, self._stored)
