@@ -55,8 +55,10 @@ lint: .venv/ready ## style, layers, spelling, dependencies, generated files
 types: .venv/ready ## mypy, strict
 	$(BIN)/mypy
 
+# Triton's interpreter is on for a whole process, so the kernels have one of their own.
 unit: .venv/ready ## unit tests
 	OMP_NUM_THREADS=1 $(PYTEST) tests/unit -q -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PYTEST) tests/kernels -q -n $(WORKERS) --dist loadfile
 
 runs: .venv/ready ## whole runs of the trainer on tiny models, and its storage under attack
 	OMP_NUM_THREADS=1 $(PYTEST) tests/runs -q -n $(WORKERS) --dist loadfile

@@ -53,10 +53,10 @@ def test_local_files_in_a_pod_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_every_unsupported_field_is_listed(tmp_path: Path) -> None:
-    changes = {**LOCAL, "training.kernels": "Triton", "training.precision": "Float16"}
+    changes = {**LOCAL, "training.extra": {"a": "b"}, "training.precision": "Float16"}
     error = refusal(yaml(tmp_path, changes))
     assert error.reason is Reason.NOT_IMPLEMENTED
-    assert "spec.training.kernels" in error.message
+    assert "spec.training.extra" in error.message
     assert "spec.training.precision" in error.message
 
 

@@ -84,6 +84,8 @@ def difference(model: Model, batch: Batch) -> float:
     try:
         with torch.no_grad():
             logits = model(**inputs, use_cache=False).logits.float()
+            # Virtual tokens have logits too, before those of the row.
+            logits = logits[:, -batch["labels"].shape[1] :]
             ours = float(model(**batch, read=summed_loss).loss)
     finally:
         model.train(training)
