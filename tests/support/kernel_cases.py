@@ -200,7 +200,7 @@ def documents(sizes: Sizes, place: Place) -> Documents:
 
 
 def cross_entropy(sizes: Sizes, place: Place) -> Problem:
-    labels = _labels(sizes, place)
+    labels = labels_of(sizes, place)
     return Problem(
         [place.normal(sizes.rows, sizes.vocabulary, scale=3)],
         lambda logits: ops.cross_entropy(logits, labels, reduction="none"),
@@ -210,7 +210,7 @@ def cross_entropy(sizes: Sizes, place: Place) -> Problem:
 
 
 def linear_cross_entropy(sizes: Sizes, place: Place) -> Problem:
-    labels = _labels(sizes, place)
+    labels = labels_of(sizes, place)
 
     def stock(hidden: Tensor, weight: Tensor) -> Tensor:
         return cross_entropy_reference(functional.linear(hidden, weight), labels, Terms()).sum()
@@ -224,7 +224,7 @@ def linear_cross_entropy(sizes: Sizes, place: Place) -> Problem:
 
 
 def linear_log_probs(sizes: Sizes, place: Place) -> Problem:
-    labels = _labels(sizes, place)
+    labels = labels_of(sizes, place)
     return Problem(
         _head(sizes, place),
         lambda hidden, weight: ops.linear_log_probs(hidden, weight, labels),
@@ -233,7 +233,7 @@ def linear_log_probs(sizes: Sizes, place: Place) -> Problem:
     )
 
 
-def _labels(sizes: Sizes, place: Place) -> Tensor:
+def labels_of(sizes: Sizes, place: Place) -> Tensor:
     """A word for each row; every third is masked, as prompts are."""
     labels = place.integers(sizes.vocabulary, sizes.rows)
     labels[::3] = -100

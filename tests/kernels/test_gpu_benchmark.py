@@ -1,0 +1,71 @@
+"""`make bench-gpu` rehearsed on a CPU: it runs whole, and counts the least work right."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.kernel_cases import SMALL
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_rehearsal_runs_every_contestant(tmp_path) -> None:
+    output = tmp_path / "figures.json"
+    command = [sys.executable, "-P", "-m", "gpu_ops", "--rehearse", "--only", "glu"]
+    path = os.pathsep.join(str(ROOT / each) for each in ("kernels", "tests", "benchmarks"))
+    done = subprocess.run(
+        [*command, "--output", str(output)],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    kept = json.loads(output.read_text())
+    names = {(row["operation"], row["part"], row["contestant"]) for row in kept["rows"]}
+    parts, who = ("forward", "both"), ("eager", "ours", "compiled")
+    assert names == {(op, part, c) for op in ("swiglu", "geglu") for part in parts for c in who}
+    for row in kept["rows"]:
+        assert len(row["microseconds"]) == 3
+        assert row["difference"] < 0.01
+        assert row["share"] is None
+    assert "rehearsal" in kept["hardware"]["device"]
+
+
+def test_the_least_work_of_every_operation(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from gpu_ops.contestants import NAMES
+    from gpu_ops.work import work
+
+    assert all(work(name, SMALL).forward > 0 for name in NAMES)
+    # x read and y written; then x and dy read and dx written: 24 rows of 64 columns of 2 bytes.
+    assert work("rms_norm", SMALL).forward == 2 * 24 * 64 * 2
+    assert work("rms_norm", SMALL).both == 5 * 24 * 64 * 2
+    # 16 of 24 rows count; three products of 64 x 150 each.
+    assert work("linear_cross_entropy", SMALL).both == 3 * 2 * 16 * 64 * 150
+    # Two documents of 12, half of each square: two products forward, five backward, heads of 16.
+    assert work("attention", SMALL).both == 4 * 16 * 2 * (12 * 12 / 2) * 2 * (2 + 5)
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA A10G", "A10G"),
+    ],
+)
+def test_chips_by_name(device, name, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from gpu_ops.chips import chip_of
+
+    chip = chip_of(device)
+    assert chip is not None
+    assert chip.name == name
+    assert chip_of("NVIDIA Unheard-of") is None
