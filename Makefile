@@ -18,8 +18,9 @@ export FINETUNE_CACHE := $(CACHE)
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types unit runs cluster chart e2e invariant matrix parity chaos bounds generate \
-	kernels locks bench bench-learning bench-checkpoints bench-trainer cluster-up cluster-down clean
+.PHONY: help demo test check lint types unit runs cluster chart e2e invariant matrix parity chaos gpu bounds generate \
+	kernels locks bench bench-learning bench-checkpoints bench-trainer bench-gpu \
+	cluster-up cluster-down clean
 
 ##@ Use
 
@@ -84,6 +85,9 @@ parity: .venv/ready ## compare every method with the library's own trainer, step
 chaos: .venv/ready ## kill parts of a running job 20 times, and compare its adapter to the bit
 	PYTHONPATH=tests $(PYTHON) -m chaos $(ARGS)
 
+gpu: .venv/ready ## every kernel on a real GPU, against float64; skipped without one
+	$(PYTEST) tests/gpu -q $(ARGS)
+
 bounds: .venv/ready ## unit tests on the oldest and newest Python and dependencies (no torch)
 	tests/bounds.sh "$(UV)" "$(CACHE)"
 
@@ -95,6 +99,9 @@ bench-learning: .venv/ready ## one run of every method on SmolLM2: held-out figu
 
 bench-trainer: .venv/ready ## ours against stock TRL on SmolLM2: tokens a second, memory, first step
 	PYTHONPATH=tests:benchmarks $(PYTHON) -m trainer $(ARGS)
+
+bench-gpu: .venv/ready ## each kernel against PyTorch, torch.compile and Liger, on a GPU
+	PYTHONPATH=tests:benchmarks $(PYTHON) -m gpu_ops $(ARGS)
 
 bench-checkpoints: .venv/ready ## what checkpoints cost the demo: waiting, bytes, and the way back after a kill
 	PYTHONPATH=tests $(PYTHON) benchmarks/checkpoints.py $(ARGS)
