@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types unit runs cluster chart e2e invariant matrix parity chaos gpu bounds generate \
-	kernels locks bench bench-learning bench-checkpoints bench-trainer bench-gpu \
+	kernels numerics locks bench bench-learning bench-checkpoints bench-trainer bench-gpu \
 	cluster-up cluster-down clean
 
 ##@ Use
@@ -114,6 +114,9 @@ generate: .venv/ready ## rewrite every generated file
 
 kernels: .venv/ready ## compile every kernel for every chip, and rewrite the table of what they take
 	$(PYTHON) -m finetune_kernels.ahead_of_time $(ARGS)
+
+numerics: .venv/ready ## measure every operation's error against float64, and rewrite the table of them
+	PYTHONPATH=tests $(PYTHON) -m numerics $(ARGS)
 
 locks: $(UV) ## resolve the exact versions of every role anew
 	$(COMPILE) --all-extras --group lint --group test -o locks/dev.txt

@@ -1,0 +1,1 @@
+"""The numerics table: errors of our operations and of PyTorch's, both against float64."""
