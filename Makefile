@@ -20,13 +20,13 @@ export HF_HUB_OFFLINE := 1
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types unit runs cluster chart e2e invariant matrix parity chaos gpu bounds generate \
 	kernels numerics locks bench bench-learning bench-checkpoints bench-trainer bench-gpu \
-	cluster-up cluster-down clean
+	bench-gpu-training cluster-up cluster-down clean
 
 ##@ Use
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z][a-z0-9-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z][a-z0-9-]*:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/ready ## fine-tune a real model on a local cluster, from apply to answers
 	PYTHONPATH=tests $(PYTHON) -m demo $(ARGS)
@@ -102,6 +102,9 @@ bench-trainer: .venv/ready ## ours against stock TRL on SmolLM2: tokens a second
 
 bench-gpu: .venv/ready ## each kernel against PyTorch, torch.compile and Liger, on a GPU
 	PYTHONPATH=tests:benchmarks $(PYTHON) -m gpu_ops $(ARGS)
+
+bench-gpu-training: .venv/ready ## whole steps of 1B and 8B models against stock PEFT and Liger, on a GPU
+	PYTHONPATH=tests:benchmarks $(PYTHON) -m gpu_training $(ARGS)
 
 bench-checkpoints: .venv/ready ## what checkpoints cost the demo: waiting, bytes, and the way back after a kill
 	PYTHONPATH=tests $(PYTHON) benchmarks/checkpoints.py $(ARGS)

@@ -14,7 +14,7 @@ from gpu_ops.chips import Chip, chip_of
 from gpu_ops.work import Work
 
 RESULTS = Path(__file__).parents[1] / "results/gpu_ops.json"
-LIBRARIES = ("torch", "triton", "liger_kernel")
+LIBRARIES = ("torch", "triton", "liger_kernel", "transformers", "peft", "bitsandbytes")
 # What is wanted of ours, where memory is the limit.
 GOAL = 0.8
 
@@ -90,7 +90,7 @@ def keep(rows: Sequence[Row], path: Path, rounds: int, sizes: object) -> None:
         "hardware": hardware(),
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
-        "versions": {name: _version(name) for name in LIBRARIES},
+        "versions": versions(),
         "dtype": "bfloat16",
         "rounds": rounds,
         "sizes": asdict(sizes),  # type: ignore[call-overload]
@@ -110,6 +110,11 @@ def hardware() -> dict[str, object]:
         "memory_gib": round(properties.total_memory / 2**30, 1),
         "limits": asdict(chip) if chip else None,
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Of the libraries that matter; None for those that are not installed."""
+    return {name: _version(name) for name in LIBRARIES}
 
 
 def _version(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""`make bench-gpu` rehearsed on a CPU: it runs whole, and counts the least work right."""
+"""What is made for a GPU, rehearsed on a CPU: it runs whole, and counts the least work right."""
 
 import json
 import os
@@ -13,19 +13,21 @@ from support.kernel_cases import SMALL
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_rehearsal_runs_every_contestant(tmp_path) -> None:
-    output = tmp_path / "figures.json"
-    command = [sys.executable, "-P", "-m", "gpu_ops", "--rehearse", "--only", "glu"]
+def rehearse(module: str, *options: str) -> str:
+    """What it prints."""
+    command = [sys.executable, "-P", "-m", module, "--rehearse", *options]
     path = os.pathsep.join(str(ROOT / each) for each in ("kernels", "tests", "benchmarks"))
+    environment = os.environ | {"PYTHONPATH": path}
     done = subprocess.run(
-        [*command, "--output", str(output)],
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        command, env=environment, capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_a_rehearsal_runs_every_contestant(tmp_path) -> None:
+    output = tmp_path / "figures.json"
+    rehearse("gpu_ops", "--only", "glu", "--output", str(output))
     kept = json.loads(output.read_text())
     names = {(row["operation"], row["part"], row["contestant"]) for row in kept["rows"]}
     parts, who = ("forward", "both"), ("eager", "ours", "compiled")
@@ -35,6 +37,19 @@ def test_a_rehearsal_runs_every_contestant(tmp_path) -> None:
         assert row["difference"] < 0.01
         assert row["share"] is None
     assert "rehearsal" in kept["hardware"]["device"]
+
+
+def test_a_rehearsal_of_whole_steps_has_equal_losses() -> None:
+    rows = [
+        json.loads(line) for line in rehearse("gpu_training", "--methods", "QLoRA").splitlines()
+    ]
+    assert [row["contestant"] for row in rows] == ["sdpa", "eager", "ours"]
+    # Two steps move the loss by 2e-3 of it; two ways to the same loss differ by less.
+    for row in rows:
+        pairs = zip(row["losses"], rows[0]["losses"], strict=True)
+        assert all(abs(a - b) < 5e-4 * a for a, b in pairs)
+    assert rows[2]["losses"][2] < rows[2]["losses"][0]
+    assert {"LoraQKV", "LoraMLP", "RMSNorm", "RoPE"} <= rows[2]["patched"].keys()
 
 
 def test_the_least_work_of_every_operation(monkeypatch) -> None:
