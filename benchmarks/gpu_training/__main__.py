@@ -1,6 +1,7 @@
 """`make bench-gpu-training`: tokens a second, memory and longest context of whole steps on one GPU.
 
-    python -P -m gpu_training [--rehearse] [--shapes 1B 8B] [--methods …] [--lengths …] [--limits …]
+    python -P -m gpu_training [--rehearse] [--shapes 1B 8B] [--methods …] [--lengths …]
+        [--rounds N] [--limits …]
 
 Models of real shapes with random weights, LoRA rank 16, recomputed activations, one row (DPO: one pair):
 `finetune_kernels.patch` with our fused losses against stock PEFT with eager attention and with SDPA, and
@@ -44,7 +45,7 @@ def main() -> int:
     for shape in arguments.shapes:
         for method in arguments.methods:
             for length in arguments.lengths:
-                rows += _speeds(shape, method, length)
+                rows += _speeds(shape, method, length, arguments.rounds)
             rows += _longest(shape, method, arguments.limits)
             # Kept after every part: a machine may be lent for minutes only.
             kept = {"hardware": hardware(), "versions": versions(), "rows": rows}
@@ -58,6 +59,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--shapes", nargs="+", default=["1B", "8B"])
     parser.add_argument("--methods", nargs="+", default=["LoRA", "QLoRA", "DPO"])
     parser.add_argument("--lengths", nargs="+", type=int, default=[1024, 4096, 8192])
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="processes of a contestant")
     parser.add_argument("--limits", nargs="*", type=float, default=[16, 24, 80], help="GiB")
     return parser.parse_args()
 
@@ -66,11 +68,11 @@ def _contestants() -> list[str]:
     return ["ours", "eager", "sdpa", *(["liger"] if find_spec("liger_kernel") else [])]
 
 
-def _speeds(shape: str, method: str, length: int) -> Rows:
+def _speeds(shape: str, method: str, length: int, rounds: int) -> Rows:
     """A row for each contestant, whose processes take turns."""
     base = {"shape": shape, "method": method, "length": length, "steps": STEPS}
     found: dict[str, Rows] = {who: [] for who in _contestants()}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for who, outcomes in found.items():
             outcomes.append(_in_a_process({**base, "contestant": who}))
     rows = [_speed({**base, "contestant": who}, outcomes) for who, outcomes in found.items()]
