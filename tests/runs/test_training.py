@@ -329,11 +329,18 @@ FAILURES: list[tuple[dict[str, Any], Callable[[Workshop], object], Reason, int, 
     ({"data.maxLength": 8}, lambda w: None, Reason.ROWS_TOO_LONG, 65, "64 of 64 rows"),
     ({"data.chatTemplate": "{% if %}"}, lambda w: None, Reason.CHAT_TEMPLATE_ERROR, 65, "line 1"),
     (
-        {"training.kernels": "Triton"},
+        {"training.precision": "Float16"},
         lambda w: None,
         Reason.NOT_IMPLEMENTED,
         65,
-        "spec.training.kernels",
+        "spec.training.precision",
+    ),
+    (
+        {"training.kernels": "Triton"},
+        lambda w: None,
+        Reason.UNSUPPORTED_COMBINATION,
+        65,
+        "`training.kernels: Triton` without a GPU",
     ),
 ]
 
