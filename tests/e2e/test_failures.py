@@ -99,7 +99,7 @@ def test_no_secret_is_ever_printed(failed: Tenant) -> None:
     ("name", "changes", "reason", "words"),
     [
         ("half", {"training.precision": "Float16"}, "NotImplemented", "spec.training.precision: Float16"),
-        ("many", {"training.precision": "Float16", "training.kernels": "Triton"}, "NotImplemented", "spec.training.kernels"),
+        ("many", {"training.precision": "Float16", "training.extra": {"adam_beta1": "0.8"}}, "NotImplemented", "spec.training.extra"),
         ("local", {"model.source": "file:///tmp/model"}, "InvalidSpec", "laptop"),
     ],
 )  # fmt: skip
