@@ -1,0 +1,33 @@
+"""Methods whose models answer, pairs and streamed rows: two processes that lost one go on to the bit.
+
+As `test_resume_processes`, with the jobs of `test_resume`; there is what one process makes of them.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from finetune_api.records import parse_report
+from invariant.test_resume import CASES, Attempt, kill_at, places, to
+from invariant.test_resume import models as models
+from invariant.test_resume_processes import KILLED, together
+
+TWO = {"resources": {"nodes": 2, "gpusPerNode": 0}, "distributed.strategy": "DDP"}
+
+
+@pytest.mark.parametrize("name", ["DPO", "PPO", "GRPO", "streamed"])
+def test_two_processes_go_on_to_the_bit(name: str, models: Path, tmp_path: Path) -> None:
+    changes, at = CASES[name].spec(models) | TWO, CASES[name].kill
+    whole_folder, folder = places(tmp_path)
+    whole = Attempt(whole_folder, to(whole_folder, changes))
+    assert together(whole) == [0, 0], (whole_folder / "termination-log").read_text()
+    killed = Attempt(folder, to(folder, changes))
+    assert together(killed, kill_at(at, folder)) in KILLED
+    again = replace(killed, number=2)
+    assert together(again) == [0, 0], (folder / "termination-log").read_text()
+    report = parse_report((folder / "termination-log").read_text())
+    assert report is not None
+    assert report.resumed is not None
+    assert report.resumed.step == at - 1
+    assert (again.weights(), again.log()) == (whole.weights(), whole.log())
