@@ -90,6 +90,9 @@ def test_rights_hold_and_end_where_they_should(cluster: DevCluster, namespace: s
             ("create", "jobs.batch"),
             ("get", "pods/x", "--subresource=log"),
             ("create", "events"),
+            # The gang of an attempt that ended, and jobs whose time to live is over.
+            ("delete", "jobs.batch"),
+            ("delete", "finetunejobs.finetune.dev"),
         ]
         refused = [
             ("get", "secrets"),
@@ -97,9 +100,9 @@ def test_rights_hold_and_end_where_they_should(cluster: DevCluster, namespace: s
             ("create", "pods"),
             ("create", "pods/x", "--subresource=exec"),
             ("patch", "finetunejobs.finetune.dev"),
-            ("delete", "finetunejobs.finetune.dev"),
+            ("deletecollection", "finetunejobs.finetune.dev"),
             ("delete", "pods"),
-            ("delete", "jobs.batch"),
+            ("deletecollection", "jobs.batch"),
             ("create", "serviceaccounts"),
             ("create", "rolebindings.rbac.authorization.k8s.io"),
             ("list", "nodes"),
