@@ -13,13 +13,12 @@ from types import MethodType
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from trl.trainer.utils import FusedCausalLMOutput
 
 from finetune_kernels.ops.frozen_head import TokenFigures, frozen_log_probs
 from finetune_kernels.ops.linear_log_probs import linear_log_probs
 from finetune_trainer.data.rows import IGNORED
-from finetune_trainer.fast import prefix_attention, prefixes
+from finetune_trainer.fast import head, prefix_attention, prefixes
 from finetune_trainer.fast.prefixes import Families, Packed
 from finetune_trainer.foreign import Foreign, Model
 
@@ -79,7 +78,7 @@ def install(
         temperature: Divides the logits, as in TRL's head.
         entropies: Whether they are looked at; else they may be given as 0.
     """
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = head.base_of(model)
     if reason := _head_why_not(model, inner):
         return Fitted(head=False, shared=False, left=(f"log-probabilities: {reason}",))
     reason = prefix_attention.why_not(inner, longest)
@@ -92,8 +91,8 @@ def install(
 
 def head_is_frozen(model: Model) -> bool:
     """Whether no gradient of the output layer is wanted."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    return not any(each.requires_grad for each in base.get_output_embeddings().parameters())
+    layer = head.base_of(model).get_output_embeddings()
+    return not any(each.requires_grad for each in layer.parameters())
 
 
 def _head_why_not(model: Model, inner: Model) -> str | None:
@@ -102,10 +101,10 @@ def _head_why_not(model: Model, inner: Model) -> str | None:
         return "the adapter lives in the prompt"
     if getattr(config, "is_encoder_decoder", False):
         return "the model has an encoder"
-    head = inner.get_output_embeddings()
-    if type(head) is not nn.Linear:
+    layer = inner.get_output_embeddings()
+    if type(layer) is not nn.Linear:
         return "the head has an adapter of its own, or is none"
-    if hasattr(head.weight, "ds_id"):
+    if hasattr(layer.weight, "ds_id"):
         return "ZeRO-3 gathers the head by itself"
     scales = [name for name in _SCALES if getattr(config, name, None) is not None]
     if scales or getattr(config, "output_router_logits", False):
@@ -115,8 +114,6 @@ def _head_why_not(model: Model, inner: Model) -> str | None:
 
 def _patch(model: Model, temperature: float, *, shared: bool, entropies: bool) -> None:
     before = model.forward
-    config = model.config.get_text_config()
-    softcap = getattr(config, "final_logit_softcapping", None) or 0.0
 
     # Its signature is looked at by `generate`.
     @wraps(type(model).forward)
@@ -138,8 +135,7 @@ def _patch(model: Model, temperature: float, *, shared: bool, entropies: bool) -
             hidden = _packed_states(self, ids, mask, wanted, families)
         else:
             hidden = _states(self, named)[:, :-1][wanted]
-        scale = Scale(temperature, softcap)
-        figures = _figures(self, hidden, labels[:, 1:][wanted], scale, entropies)
+        figures = _figures(self, hidden, labels[:, 1:][wanted], temperature, entropies)
         return _output(figures, wanted, hidden if states else None)
 
     model.forward = MethodType(forward, model)
@@ -172,16 +168,12 @@ def _packed_states(
 
 
 def _figures(
-    model: Model, hidden: Tensor, labels: Tensor, scale: Scale, entropies: bool
+    model: Model, hidden: Tensor, labels: Tensor, temperature: float, entropies: bool
 ) -> TokenFigures:
-    head = model.get_output_embeddings()
-    device = hidden.device.type
-    dtype = head.weight.dtype
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-    hidden, weight = hidden.to(dtype), _whole(head.weight).to(dtype)
-    bias = None if head.bias is None else _whole(head.bias).to(dtype)
-    with torch.autocast(device, enabled=False):
+    layer = head.output_layer(model)
+    scale = Scale(temperature, layer.softcap)
+    hidden, weight, bias = head.in_one_dtype(hidden, layer)
+    with torch.autocast(hidden.device.type, enabled=False):
         if not (torch.is_grad_enabled() and weight.requires_grad):
             return _frozen(hidden, weight, labels, bias, scale, entropies)
         given = (hidden, weight, labels, bias)
@@ -209,11 +201,6 @@ def _frozen(
         softcap=scale.softcap,
         entropies=entropies,
     )
-
-
-def _whole(parameter: Tensor) -> Tensor:
-    """All of a weight, also where processes have a part each."""
-    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
 
 
 def _output(figures: TokenFigures, wanted: Tensor, states: Tensor | None) -> Answers:

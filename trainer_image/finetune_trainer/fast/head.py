@@ -89,7 +89,7 @@ def install(model: Model) -> None:
         # Looked up at each call: FSDP and PEFT exchange both after this.
         found = self.base_model(*arguments, **{**named, "use_cache": False})
         hidden: Tensor = found.last_hidden_state
-        return read(hidden, labels, _layer(self))
+        return read(hidden, labels, output_layer(self))
 
     base.forward = MethodType(reading, base)
     setattr(base, _INSTALLED, forward)
@@ -102,7 +102,8 @@ def remove(model: Model) -> None:
     delattr(base, _INSTALLED)
 
 
-def _layer(base: Model) -> OutputLayer:
+def output_layer(base: Model) -> OutputLayer:
+    """The layer of a language model that is not wrapped, with gradients to where it is sharded."""
     layer = base.get_output_embeddings()
     softcap = getattr(base.config.get_text_config(), "final_logit_softcapping", None)
     bias = None if layer.bias is None else _whole(layer.bias)
@@ -111,6 +112,15 @@ def _layer(base: Model) -> OutputLayer:
 
 def _whole(parameter: Tensor) -> Tensor:
     return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
+def in_one_dtype(rows: Tensor, layer: OutputLayer) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Hidden states, weight and bias in the dtype of the product: autocast's, or the weight's."""
+    device, dtype = rows.device.type, layer.weight.dtype
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    bias = layer.bias
+    return rows.to(dtype), layer.weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 def shifted(labels: Tensor) -> Tensor:

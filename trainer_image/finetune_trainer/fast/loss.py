@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 from finetune_kernels.ops.linear_cross_entropy import linear_cross_entropy
 from finetune_trainer.batches import Batch
 from finetune_trainer.data.rows import IGNORED
-from finetune_trainer.fast.head import OutputLayer, shifted
+from finetune_trainer.fast.head import OutputLayer, in_one_dtype, shifted
 from finetune_trainer.foreign import Model
 
 # Sums of a few hundred terms in another order; bfloat16 rounds each logit to three digits.
@@ -44,7 +44,7 @@ def summed_loss(hidden: Tensor, labels: Tensor, layer: OutputLayer) -> SummedLos
         layer: Of the same model.
     """
     targets = shifted(labels).flatten()
-    rows, weight, bias = _in_one_dtype(hidden.flatten(0, 1), layer)
+    rows, weight, bias = in_one_dtype(hidden.flatten(0, 1), layer)
     loss = linear_cross_entropy(
         rows,
         weight,
@@ -55,15 +55,6 @@ def summed_loss(hidden: Tensor, labels: Tensor, layer: OutputLayer) -> SummedLos
         reduction="sum",
     )
     return SummedLoss(loss, (targets != IGNORED).sum())
-
-
-def _in_one_dtype(rows: Tensor, layer: OutputLayer) -> tuple[Tensor, Tensor, Tensor | None]:
-    device = rows.device.type
-    dtype = layer.weight.dtype
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-    bias = layer.bias
-    return rows.to(dtype), layer.weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 def tolerance(precision: str) -> float:
