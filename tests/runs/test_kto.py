@@ -21,6 +21,7 @@ from finetune_trainer.preference.judged import dataset, partners
 from finetune_trainer.preference.judged_trainer import JudgedAnswers
 from finetune_trainer.preference.pairs import chunks
 from finetune_trainer.preference.reference import Reference
+from support.fast_paths import fast_paths
 from support.preference_data import SETTINGS, ids, judgements, preferences
 from support.tiny_models import write_jsonl
 
@@ -189,6 +190,7 @@ def test_a_whole_run(run: Any, laptop: Any) -> None:
     assert set(report.progress.metrics) >= {"kl", "rewardMargin"}
     resolved = {choice.field: choice.value for choice in report.resolved}
     assert resolved["method.kto.reference"] == "the model before training"
+    assert fast_paths(report) == ("fused", "none")
     manifest = json.loads((laptop.folder / "out" / "manifest.json").read_text())
     assert manifest["verification"]["maxLogitDifference"] < 1e-5
 

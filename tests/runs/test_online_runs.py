@@ -9,6 +9,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_api.v1alpha1.reasons import Reason
+from support.fast_paths import fast_paths
 from support.taste import taste_model
 from support.tiny_models import pairs, tiny_model, write_jsonl
 
@@ -98,6 +99,7 @@ def test_ppo_with_an_adapter(studio: Studio) -> None:
     assert {"klCoefficient", "clipFraction", "valueLoss"} <= set(report.progress.metrics)
     resolved = {each.field: each.value for each in report.resolved}
     assert resolved["method.ppo.reference"] == "the policy without its adapter"
+    assert fast_paths(report) == ("fused", "none")
 
 
 def test_grpo_of_all_weights_with_both_kinds_of_rewards(studio: Studio) -> None:
@@ -114,6 +116,20 @@ def test_grpo_of_all_weights_with_both_kinds_of_rewards(studio: Studio) -> None:
         parts = 0.5 * entry["rewardLength"] + entry["rewardRewardModel"]
         assert entry["reward"] == pytest.approx(parts, abs=1e-4)
     assert 0 <= log[0]["zeroVarianceShare"] < 1
+    assert fast_paths(report) == ("fused", "none")
+
+
+def test_what_ppo_and_distillation_leave_alone_is_told(studio: Studio) -> None:
+    report = studio.run("PPO", {"rewardModel": studio.taste}, tuning__type="Full").report
+    assert report.outcome == "Complete", report.message
+    assert fast_paths(report) == ("library", "padded")
+    why = {each.field: each.why for each in report.resolved}
+    assert why["training.kernels.loss"] == "the output layer is trained"
+    teacher = {"teacher": f"file://{studio.models}/teacher"}
+    other = f"file://{studio.laptop.folder}/other"
+    report = studio.run("Distillation", teacher, output__uri=other).report
+    assert report.outcome == "Complete", report.message
+    assert fast_paths(report) == ("library", "padded")
 
 
 def test_a_batch_must_divide_and_be_there(studio: Studio) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_api.v1alpha1.reasons import Reason
+from support.fast_paths import fast_paths
 from support.preference_data import preferences
 from support.tiny_models import write_jsonl
 
@@ -55,6 +56,7 @@ def test_dpo(run: Any, laptop: Any) -> None:
     assert figures["rewardMargin"][1] > 1
     assert resolved(outcome)["method.dpo.reference"] == "the model before training"
     assert set(outcome.report.progress.metrics) >= {"rewardMargin", "rewardAccuracy"}
+    assert fast_paths(outcome.report) == ("fused", "none")
     published = {p.name for p in Path(laptop.folder / "out").rglob("*") if p.is_dir()}
     assert "ref" not in published
 
@@ -67,6 +69,17 @@ def test_ipo_against_another_model(run: Any, model_folder: Path) -> None:
     assert figures["loss"][0] == pytest.approx(6.25, abs=1e-3)
     assert figures["loss"][1] < 6
     assert resolved(outcome)["method.ipo.reference"] == f"file://{model_folder}"
+    assert fast_paths(outcome.report) == ("fused", "none")
+
+
+def test_what_is_left_alone_is_told(run: Any) -> None:
+    tuning = {"type": "PromptTuning"}
+    training = {"learningRate": 3e-3, "maxSteps": 2, "batchSize": 8}
+    report = run({"type": "DPO"}, preferences(24), tuning=tuning, training=training).report
+    assert report.outcome == "Complete", report.message
+    assert fast_paths(report) == ("library", "padded")
+    why = {each.field: each.why for each in report.resolved}
+    assert why["training.kernels.loss"] == "the adapter lives in the prompt"
 
 
 def test_a_reference_with_other_tokens(run: Any, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from finetune_trainer.data.rows import PreferenceRow
 from finetune_trainer.preference import objectives, pairs
 from finetune_trainer.preference.objectives import Objective
 from finetune_trainer.preference.pair_trainer import ReferenceFreePairs
+from support.fast_paths import fast_paths
 from support.preference_data import SETTINGS, ids, preferences
 from support.tiny_models import write_jsonl
 
@@ -155,6 +156,7 @@ def test_a_whole_run(laptop: Any, model_folder: Path, name: str) -> None:
         }
     ).report
     assert report.outcome == "Complete", report.message
+    assert fast_paths(report) == ("fused", "none")
     found = report.evaluation
     metrics = {each.name: (float(each.before), float(each.after)) for each in found.metrics}
     assert float(found.loss_after) < float(found.loss_before)

@@ -24,6 +24,7 @@ from finetune_trainer.data.rows import PreferenceRow
 from finetune_trainer.preference import pairs
 from finetune_trainer.preference.reward_trainer import ScoredPairs, dataset
 from finetune_trainer.recipes.reward import Reward
+from support.fast_paths import fast_paths
 from support.preference_data import SETTINGS, ids, manners
 from support.tiny_models import pairs as prompts
 from support.tiny_models import tiny_model, write_jsonl
@@ -162,6 +163,7 @@ def published(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 def figures(report: Any) -> dict[str, tuple[float, float]]:
     assert report.outcome == "Complete", report.message
+    assert fast_paths(report) == ("library", "padded")
     found = report.evaluation
     metrics = {each.name: (float(each.before), float(each.after)) for each in found.metrics}
     return {**metrics, "loss": (float(found.loss_before), float(found.loss_after))}

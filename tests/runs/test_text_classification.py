@@ -21,6 +21,7 @@ from finetune_trainer.commands.prompts import Asked
 from finetune_trainer.data.rows import ClassRow
 from finetune_trainer.supervised.collators import ClassCollator
 from finetune_trainer.supervised.metrics import Counts, accuracy, macro_f1
+from support.fast_paths import fast_paths
 from support.label_data import classes
 from support.tiny_models import COLOURS, tiny_model, write_jsonl
 
@@ -127,6 +128,7 @@ def test_all_weights_of_an_encoder(run: Run, laptop: Any, bert: Path) -> None:
     assert found["accuracy"][1] > 0.8
     assert found["f1"][1] > 0.8
     assert resolved(report)["model.head"] == "fresh"
+    assert fast_paths(report) == ("library", "padded")
     labels = [row["label"] for row in classes(64)]
     assert report.plan.class_counts == {each: labels.count(each) for each in COLOURS_SORTED}
     folder = published(laptop)

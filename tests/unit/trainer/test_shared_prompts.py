@@ -17,7 +17,8 @@ from transformers import (
 )
 from trl.trainer.utils import add_fused_lm_head
 
-from finetune_trainer.fast import answer_head, prefix_attention, prefixes
+from finetune_trainer.fast import answer_head, prefix_attention, prefixes, told
+from finetune_trainer.fast.told import Fitted
 from finetune_trainer.ppo import reading
 from finetune_trainer.reference import Reference
 from finetune_trainer.rollout import Rollout
@@ -98,7 +99,7 @@ def test_exact(config: Any, lora: bool) -> None:
     truth = gradients(model, expected)
     inner = model.get_base_model() if lora else model
     add_fused_lm_head(inner)
-    assert answer_head.install(model, longest=12) == answer_head.Fitted(head=True, shared=True)
+    assert answer_head.install(model, longest=12).packed
     found = asked(model, given)
     assert torch.allclose(torch.cat(found), torch.cat(expected), atol=1e-5)
     close(gradients(model, found), truth)
@@ -162,16 +163,16 @@ def test_ppo_reads_the_same_without_logits(config: Any) -> None:
     by_logits = partial(reading._by_logits, temperature=0.7, precision=torch.float32)
     truth = by_logits(model, rollout)
     expected = gradients(model, list(truth.log_probabilities))
-    fitting = reading.reader(Reference(model, None), 0.7, torch.float32)
-    assert fitting.func is reading._without_logits
-    found = fitting(model, rollout)
+    fitting = reading.way(Reference(model, None), 0.7, torch.float32)
+    assert fitting.fitted.packed
+    found = fitting.read(model, rollout)
     close(gradients(model, list(found.log_probabilities)), expected)
     torch.testing.assert_close(found.log_probabilities, truth.log_probabilities)
     torch.testing.assert_close(found.entropies, truth.entropies)
     there = rollout.mask
     torch.testing.assert_close(found.hidden[there], truth.hidden[there])
-    whole = reading.reader(Reference(made(config, lora=False), None), 0.7, torch.float32)
-    assert whole.func is reading._by_logits
+    whole = reading.way(Reference(made(config, lora=False), None), 0.7, torch.float32)
+    assert whole.fitted == Fitted(against_head="the output layer is trained")
 
 
 def test_the_reason_is_told() -> None:
@@ -181,16 +182,24 @@ def test_the_reason_is_told() -> None:
     eager = AutoModelForCausalLM.from_config(CONFIGS[0], attn_implementation="eager")
     add_fused_lm_head(eager)
     fitted = answer_head.install(eager, longest=12)
-    assert (fitted.head, fitted.shared) == (True, False)
-    assert "eager" in fitted.left[0]
+    assert (fitted.head, fitted.packed) == (True, False)
+    assert "eager" in fitted.against_packing
+    loss, padding = told.answers(fitted)
+    assert (loss.value, padding.value, padding.why) == ("fused", "padded", fitted.against_packing)
     expected = torch.cat(one_by_one(eager, batch()))
     assert torch.allclose(torch.cat(asked(eager, batch())), expected, atol=1e-5)
     prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     virtual = get_peft_model(made(CONFIGS[0], lora=False), prompt)
-    assert "in the prompt" in answer_head.install(virtual, longest=12).left[0]
+    fitted = answer_head.install(virtual, longest=12)
+    assert "in the prompt" in fitted.against_head
+    assert [each.value for each in told.answers(fitted)] == ["library", "padded"]
+    # The reference is another model, which may differ.
+    loss, padding = told.answers(Fitted(), fitted)
+    assert (loss.value, padding.value) == ("fused", "none")
+    assert "not so for the reference: the adapter lives in the prompt" in loss.why
     on_head = LoraConfig(r=4, target_modules=["lm_head"])
     adapted = get_peft_model(made(CONFIGS[0], lora=False), on_head)
-    assert "adapter of its own" in answer_head.install(adapted, longest=12).left[0]
+    assert "adapter of its own" in answer_head.install(adapted, longest=12).against_head
 
 
 def test_a_layer_that_lost_the_layout_is_told(model_folder: Path) -> None:

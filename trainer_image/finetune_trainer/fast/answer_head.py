@@ -20,27 +20,13 @@ from finetune_kernels.ops.linear_log_probs import linear_log_probs
 from finetune_trainer.data.rows import IGNORED
 from finetune_trainer.fast import head, prefix_attention, prefixes
 from finetune_trainer.fast.prefixes import Families, Packed
+from finetune_trainer.fast.told import Fitted
 from finetune_trainer.foreign import Foreign, Model
 
 # Further scales of logits that some models have; all of them leave the head to TRL.
 _SCALES = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
 _NAMES = ("input_ids", "attention_mask", "labels")
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What was put on a model.
-
-    Attributes:
-        head: Whether only labelled positions are projected.
-        shared: Whether rows are packed, with their common beginnings once.
-        left: What was left as it was, each with the reason.
-    """
-
-    head: bool
-    shared: bool
-    left: tuple[str, ...] = ()
 
 
 @dataclass
@@ -80,13 +66,12 @@ def install(
     """
     inner = head.base_of(model)
     if reason := _head_why_not(model, inner):
-        return Fitted(head=False, shared=False, left=(f"log-probabilities: {reason}",))
+        return Fitted(against_head=reason)
     reason = prefix_attention.why_not(inner, longest)
     if reason is None:
         prefix_attention.install(inner)
     _patch(inner, temperature, shared=reason is None, entropies=entropies)
-    left = () if reason is None else (f"shared prompts: {reason}",)
-    return Fitted(head=True, shared=reason is None, left=left)
+    return Fitted(against_packing=reason)
 
 
 def head_is_frozen(model: Model) -> bool:

@@ -15,10 +15,10 @@ from finetune_trainer.data.packed_row import PackedRow
 from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.fast import head, loss, prefix_attention
 from finetune_trainer.fast.flat import FlatCollator
+from finetune_trainer.fast.told import LOSS, PADDING
 from finetune_trainer.foreign import Model
 from finetune_trainer.recipes.recipe import Ready
 
-LOSS, PADDING = "training.kernels.loss", "training.kernels.padding"
 _LOOKED_AT = 64
 # Rows that must not see each other, in the proof.
 _TOGETHER = 3

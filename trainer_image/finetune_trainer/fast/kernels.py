@@ -45,10 +45,20 @@ def install(ready: Ready, net: Model) -> Ready:
     Args:
         ready: The run, whose spec `refuse` has let through.
         net: The model with its adapter, not yet wrapped for several processes.
+
+    Raises:
+        TrainerError: UnsupportedCombination if Triton was demanded and no layer has such a kernel.
     """
     wanted = ready.spec.training.kernels
     kernels: Kernels = "Triton" if wanted == "Triton" else "Torch"
-    told = _told(patch(net, kernels))
+    patched = patch(net, kernels)
+    told = _told(patched)
+    if kernels == "Triton" and not patched.layers:
+        message = (
+            f"`training.kernels: Triton`, but no layer of this model has such a kernel: {told}"
+        )
+        hint = "Leave `training.kernels` at Auto."
+        raise TrainerError(Reason.UNSUPPORTED_COMBINATION, message, hint)
     if wanted == AUTO and ready.settings.device == "cuda":
         told = f"{UNMEASURED}; {told}"
     note = Resolved(field=FIELD, value=kernels, why=told[:1900])

@@ -15,8 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from finetune_trainer import processes
 from finetune_trainer.foreign import Model
+from finetune_trainer.ppo import reading
 from finetune_trainer.ppo.algorithm import Judgement
-from finetune_trainer.ppo.reading import Reader, reader
+from finetune_trainer.ppo.reading import Reader
 from finetune_trainer.reference import Reference, silence_dropout
 from finetune_trainer.rollout import Rollout
 from finetune_trainer.sharded import unwrapped
@@ -84,6 +85,7 @@ class LanguagePolicy:
         head: The value head.
         reference: What the policy is compared with.
         wrapped: Both as one module; with several processes, within what averages their gradients.
+        fitted: The fast paths by which both are read.
         gradient_norm: Of the policy at the last update, before clipping.
     """
 
@@ -111,7 +113,8 @@ class LanguagePolicy:
         self.reference = reference
         self._optimization = optimization
         silence_dropout(self.model)
-        self._reader = reader(reference, temperature, precision)
+        way = reading.way(reference, temperature, precision)
+        self._reader, self.fitted = way.read, way.fitted
         judging = _Judging(self.model, head, self._reader)
         self.wrapped: nn.Module = judging
         if processes.world_size() > 1:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from finetune_trainer.data.rows import IGNORED
 from finetune_trainer.fast import answer_head
+from finetune_trainer.fast.told import Fitted
 from finetune_trainer.foreign import Model
 from finetune_trainer.reference import Reference, answer_logits, autocast_to
 from finetune_trainer.rollout import Rollout
@@ -38,7 +39,20 @@ class Read:
 Reader = Callable[[Model, Rollout], Read]
 
 
-def reader(reference: Reference, temperature: float, precision: torch.dtype) -> Reader:
+@dataclass(frozen=True)
+class Way:
+    """How a policy and its reference are read.
+
+    Attributes:
+        read: Reads either of them.
+        fitted: The fast paths, or what is against them.
+    """
+
+    read: Reader
+    fitted: Fitted
+
+
+def way(reference: Reference, temperature: float, precision: torch.dtype) -> Way:
     """The way that fits a policy and its reference, which must be read alike.
 
     Args:
@@ -47,13 +61,16 @@ def reader(reference: Reference, temperature: float, precision: torch.dtype) -> 
         precision: Arithmetic of the forward pass.
     """
     nets = [net for net in (reference.policy, reference.copy) if net is not None]
-    if all(map(answer_head.head_is_frozen, nets)):
-        # How long answers will be is not known yet.
-        longest = getattr(reference.policy.config, "max_position_embeddings", _ANY)
-        fitted = [answer_head.install(net, longest, temperature, entropies=True) for net in nets]
-        if all(each.shared for each in fitted):
-            return partial(_without_logits, precision=precision)
-    return partial(_by_logits, temperature=temperature, precision=precision)
+    by_logits = partial(_by_logits, temperature=temperature, precision=precision)
+    if not all(map(answer_head.head_is_frozen, nets)):
+        return Way(by_logits, Fitted("the output layer is trained"))
+    # How long answers will be is not known yet.
+    longest = getattr(reference.policy.config, "max_position_embeddings", _ANY)
+    for net in nets:
+        fitted = answer_head.install(net, longest, temperature, entropies=True)
+        if not fitted.packed:
+            return Way(by_logits, Fitted(fitted.against_head or fitted.against_packing))
+    return Way(partial(_without_logits, precision=precision), Fitted())
 
 
 def _without_logits(model: Model, rollout: Rollout, *, precision: torch.dtype) -> Read:

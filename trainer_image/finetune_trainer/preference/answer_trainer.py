@@ -26,6 +26,9 @@ class AnswerTrainer(Resumable, WholeStep, Trainer):
     Args:
         settings: Of the run.
         arguments: Those of transformers' trainer.
+
+    Attributes:
+        fitted: The fast paths of the model.
     """
 
     train_dataset: Foreign
@@ -42,7 +45,7 @@ class AnswerTrainer(Resumable, WholeStep, Trainer):
         disable_dropout_in_model(self.model)
         net = self.model
         add_fused_lm_head(net.get_base_model() if isinstance(net, PeftModel) else net)
-        answer_head.install(net, settings.max_length)
+        self.fitted = answer_head.install(net, settings.max_length)
 
     def batch(self, rows: list[dict[str, Any]]) -> Batch:
         """Rows as tensors on the device."""

@@ -40,6 +40,8 @@ class ReferencedPairs(Resumable, WholeStep, MeansOverRows, DPOTrainer):
         arguments: Those of TRL's trainer.
 
     Attributes:
+        fitted: The fast paths of the model.
+        fitted_reference: Those of the reference, if that is another model.
         first_likelihood: The SFT term of the first step by the reference, in nats, and its tokens.
     """
 
@@ -59,10 +61,11 @@ class ReferencedPairs(Resumable, WholeStep, MeansOverRows, DPOTrainer):
         self.first_likelihood = [0.0, 0]
         self.rows = RowFigures()
         super().__init__(**arguments, ref_model=NoReferenceModel(arguments["model"].config))
-        answer_head.install(self.model, settings.max_length)
+        self.fitted = answer_head.install(self.model, settings.max_length)
         # Log-probabilities of the reference come with each batch, whenever they were computed.
         self.ref_model, self.precompute_ref_logps = None, True
         self.reference: Reference | None = make_reference(self.model)
+        self.fitted_reference = self.reference.fitted
         if self.eval_dataset is not None:
             self.eval_dataset = self._with_reference(self.eval_dataset, self.reference)
         if precompute:

@@ -55,6 +55,7 @@ class JudgedAnswers(AnswerTrainer):
         arguments: Those of `AnswerTrainer`.
 
     Attributes:
+        fitted_reference: The fast paths of the reference, if that is another model.
         desirable: Rows of the first step that were judged good, on this process.
         undesirable: Those that were judged bad.
     """
@@ -71,6 +72,7 @@ class JudgedAnswers(AnswerTrainer):
         self._block, self._divergence = block, torch.zeros(())
         self.desirable, self.undesirable = 0, 0
         self.reference: Reference | None = make_reference(self.model)
+        self.fitted_reference = self.reference.fitted
         if self.eval_dataset is not None:
             self.eval_dataset = self._with_reference(self.eval_dataset, self.reference)
         if precompute:

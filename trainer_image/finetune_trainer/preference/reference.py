@@ -19,6 +19,7 @@ from finetune_trainer import heads, opening
 from finetune_trainer.batches import Batch
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.fast import answer_head
+from finetune_trainer.fast.told import Fitted
 from finetune_trainer.foreign import Model, ModelConfig
 from finetune_trainer.preference.pairs import ROUNDING, forward
 from finetune_trainer.recipes.recipe import Ready
@@ -42,11 +43,13 @@ class Reference:
         policy: The model in training.
         other: A frozen model that is the reference instead; None for the policy before training.
         settings: Of the run.
+        fitted: The fast paths of the frozen model.
     """
 
     policy: Model
     other: Model | None
     settings: Settings
+    fitted: Fitted | None = None
 
     def before_training(self, batch: Batch) -> torch.Tensor:
         """Sums over the answers, of shape (sequences,), while the policy is still untrained.
@@ -113,8 +116,7 @@ def open_reference(ready: Ready, field: str, block: Block, policy: Model) -> Ref
         hint = "Take a reference with the same tokenizer."
         raise TrainerError(Reason.UNSUPPORTED_MODEL, message, hint)
     add_fused_lm_head(other)
-    answer_head.install(other, settings.max_length)
-    return Reference(policy, other, settings)
+    return Reference(policy, other, settings, answer_head.install(other, settings.max_length))
 
 
 def told(field: str, block: Block, tuning: Tuning) -> Resolved:

@@ -13,10 +13,12 @@ from finetune_api.v1alpha1 import method
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.method import Generation
 from finetune_api.v1alpha1.reasons import Reason
+from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer import heads
 from finetune_trainer.callback import WatchCallback
 from finetune_trainer.early_stopping import Criterion
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.fast import told
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.online_arguments import distillation_arguments
 from finetune_trainer.opening import load_source
@@ -70,6 +72,11 @@ class Distillation(Online):
             processing_class=ready.tokenizer,
             callbacks=[WatchCallback(watch)],
         )
+
+    def fast_paths(self, ready: Ready, trainer: Foreign) -> list[Resolved]:
+        """Neither: distributions are compared, not tokens."""
+        loss = "whole distributions of teacher and student are compared, which needs all logits"
+        return told.library(loss, "TRL reads both models on padded rows")
 
     def measure(self, ready: Ready, trainer: Foreign) -> Measures:
         """How far greedy answers to the held-out prompts are from what the teacher would say."""

@@ -20,6 +20,7 @@ from finetune_trainer import processes
 from finetune_trainer.arguments_preference import dpo_arguments, likelihood
 from finetune_trainer.callback import WatchCallback
 from finetune_trainer.data.prepared import Prepared
+from finetune_trainer.fast.told import answers
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.preference.dpo_trainer import ReferencedPairs
 from finetune_trainer.preference.known_answers import AT_REFERENCE
@@ -76,6 +77,10 @@ class DPO(PairRecipe):
         # It prints Python dictionaries to stdout.
         trainer.remove_callback(PrinterCallback)
         return trainer
+
+    def fast_paths(self, ready: Ready, trainer: Foreign) -> list[Resolved]:
+        """What became of the log-probabilities of answers."""
+        return answers(trainer.fitted, trainer.fitted_reference)
 
     def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer | None:
         """The losses of two equal policies, weighted."""

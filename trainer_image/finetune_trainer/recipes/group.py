@@ -22,7 +22,8 @@ from finetune_trainer.callback import WatchCallback
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import PromptRow
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.fast import answer_head
+from finetune_trainer.fast import answer_head, told
+from finetune_trainer.fast.told import Fitted
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.recipes.online import Online, judge, verifiable
 from finetune_trainer.recipes.prompts import OurPrompts
@@ -55,6 +56,8 @@ class GroupTrainer(OurPrompts):
     Attributes:
         judge: All rewards.
         reference: The reference policy, or None where nothing is compared with it.
+        fitted: The fast paths of the model.
+        fitted_reference: Those of the reference, if that is a copy.
         equal_steps: Steps in which no group had answers of different rewards.
     """
 
@@ -75,16 +78,17 @@ class GroupTrainer(OurPrompts):
         functions = [_function(judge, name, rows, how.stop_ids) for name in judge.weights]
         super().__init__(rows=rows, how=how, reward_funcs=functions, **arguments)
         longest = max(len(row.prompt_ids) for row in rows) + how.max_new_tokens
-        self._fit = partial(
+        fit = partial(
             answer_head.install, longest=longest, temperature=how.temperature, entropies=True
         )
-        self._fit(self.model)  # type: ignore[attr-defined]
+        self.fitted = fit(self.model)  # type: ignore[attr-defined]
+        self.fitted_reference: Fitted | None = None
         # Given at once, it would make TRL read the reference from the folder of the base model, or keep
         # a second adapter that would be published with the first.
         self.beta = beta
         if beta and reference and reference.copy is not None:
             self.ref_model = _with_log_probabilities(reference.copy, arguments["args"])
-            self._fit(self.ref_model)
+            self.fitted_reference = fit(self.ref_model)
 
     def log(self, logs: dict[str, float], *rest: Foreign) -> None:
         """Count steps without a difference, on the way to TRL's log."""
@@ -174,6 +178,10 @@ class Group(Online):
             processing_class=ready.tokenizer,
             callbacks=[WatchCallback(watch)],
         )
+
+    def fast_paths(self, ready: Ready, trainer: Foreign) -> list[Resolved]:
+        """What became of the log-probabilities of answers."""
+        return told.answers(trainer.fitted, trainer.fitted_reference)
 
     def measure(self, ready: Ready, trainer: Foreign) -> Measures:
         """Mean reward of greedy answers to the held-out prompts, and how far they are from the reference."""

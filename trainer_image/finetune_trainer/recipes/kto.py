@@ -25,6 +25,7 @@ from finetune_trainer.data.prepare import judged_rows
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import JudgedRow, TokenRow
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.fast.told import answers
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
 from finetune_trainer.preference.judged import dataset, shuffled
 from finetune_trainer.preference.judged_trainer import JudgedAnswers
@@ -97,6 +98,10 @@ class KTO(Recipe):
         # It prints Python dictionaries to stdout.
         trainer.remove_callback(PrinterCallback)
         return trainer
+
+    def fast_paths(self, ready: Ready, trainer: Foreign) -> list[Resolved]:
+        """What became of the log-probabilities of answers."""
+        return answers(trainer.fitted, trainer.fitted_reference)
 
     def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer | None:
         """Half the mean weight: while r and z0 are zero, σ is one half."""

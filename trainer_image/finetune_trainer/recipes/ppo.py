@@ -18,6 +18,7 @@ from finetune_trainer import model, reference
 from finetune_trainer.arguments import SCHEDULERS, scheduler_arguments
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.fast import told
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.ppo.algorithm import Hyperparameters
 from finetune_trainer.ppo.policy import LanguagePolicy, Optimization, ValueHead
@@ -93,6 +94,10 @@ class PPO(Online):
             start_tolerance=reference.start_tolerance(tuning),
             watch=watch,
         )
+
+    def fast_paths(self, ready: Ready, trainer: Foreign) -> list[Resolved]:
+        """How policy and reference are read."""
+        return told.answers(trainer.policy.fitted)
 
     def measure(self, ready: Ready, trainer: Foreign) -> Measures:
         """Mean score of greedy answers to the held-out prompts, and how far they are from the reference."""

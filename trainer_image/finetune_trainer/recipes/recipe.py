@@ -18,6 +18,7 @@ from finetune_trainer.context import Context
 from finetune_trainer.data.given import Given
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.early_stopping import Criterion
+from finetune_trainer.fast import told
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
 from finetune_trainer.resolve import Machine, Settings, resolve
 from finetune_trainer.sanity import KnownAnswer
@@ -156,6 +157,10 @@ class Recipe(ABC):
     @abstractmethod
     def build_trainer(self, ready: Ready, net: Model, watch: Watch) -> Foreign:
         """What trains: an object with `train()` and `state.global_step`, which tells the watch."""
+
+    def fast_paths(self, ready: Ready, trainer: Foreign) -> list[Resolved]:
+        """Which loss and which batches the trainer has, as the status tells it."""
+        return told.library("no loss of ours fits this task", "the library pads rows to one length")
 
     def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer | None:
         """What the loss of the first step must be; None where nothing is known.

@@ -10,9 +10,11 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from finetune_api.v1alpha1 import method
 from finetune_api.v1alpha1.job import FineTuneJobSpec
+from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer import processes
 from finetune_trainer.arguments_preference import answer_arguments
 from finetune_trainer.callback import WatchCallback
+from finetune_trainer.fast import told
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.preference import objectives
 from finetune_trainer.preference.objectives import Objective
@@ -51,6 +53,10 @@ class ReferenceFree(PairRecipe):
         # It prints Python dictionaries to stdout.
         trainer.remove_callback(PrinterCallback)
         return trainer
+
+    def fast_paths(self, ready: Ready, trainer: Foreign) -> list[Resolved]:
+        """What became of the log-probabilities of answers."""
+        return told.answers(trainer.fitted)
 
     def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer:
         """The loss of the model before training."""

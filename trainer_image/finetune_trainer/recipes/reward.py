@@ -26,6 +26,7 @@ from finetune_trainer.callback import WatchCallback
 from finetune_trainer.context import Context
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import PreferenceRow
+from finetune_trainer.fast import told
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
 from finetune_trainer.preference import pairs
 from finetune_trainer.preference.reward_trainer import ScoredPairs, dataset
@@ -91,6 +92,11 @@ class Reward(PairRecipe):
         # It prints Python dictionaries to stdout.
         trainer.remove_callback(PrinterCallback)
         return trainer
+
+    def fast_paths(self, ready: Ready, trainer: Foreign) -> list[Resolved]:
+        """A score has neither."""
+        loss = "a score is one number a row, so there are no logits of a vocabulary to save"
+        return told.library(loss, "TRL reads the score at the last token of a padded row")
 
     def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer:
         """The loss of the model before training: that of its scores, which a new head draws by lot."""

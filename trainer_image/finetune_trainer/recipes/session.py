@@ -4,7 +4,7 @@ Called by `recipes.course` for a run, and by the command `evaluate` for the meas
 differs between methods is asked of the recipe.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import set_seed
@@ -74,6 +74,7 @@ class Session:
             self._companion = companions.of(net, ready.spec.tuning, recipe.updates(ready))
         self._watch = self._watch_over()
         self.trainer: Foreign = recipe.make_trainer(ready, net, self._watch)
+        self._tell(recipe.fast_paths(ready, self.trainer))
         self._attested = distributed.install(self.trainer, ready.settings)
         straggling.install(self.trainer, ready.settings.device, context.reporter.straggler)
         self._questions = _questions(recipe, ready)
@@ -88,6 +89,10 @@ class Session:
         session = cls(recipe, ready, net)
         optimizer.install(session.trainer, net, ready.spec.tuning)
         return session
+
+    def _tell(self, more: list[Resolved]) -> None:
+        self._ready = replace(self._ready, resolved=[*self._ready.resolved, *more])
+        self._ready.context.reporter.also_resolved(more)
 
     def look(self) -> Seen:
         """Measure the model as it is now, and let it answer."""

@@ -166,6 +166,10 @@ class SFT(Recipe):
         trainer.model_accepts_loss_kwargs = True
         return trainer
 
+    def fast_paths(self, ready: Ready, trainer: Foreign) -> list[Resolved]:
+        """Told by `settle` already."""
+        return []
+
     def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer:
         """The loss of the model before training, on the same tokens, however they were split."""
         loss, tokens = processes.total(trainer.unchanged.loss, trainer.unchanged.tokens)
