@@ -2,7 +2,7 @@
 
 Called by `recipes.course` with the outline of the model, before any weight is loaded. It is an
 estimate: allocators waste a part, and kernels differ in what they keep; docs/guides/preflight.md says
-how far off it is.
+how far off it is. What the layers keep is counted by `activations`.
 """
 
 from collections.abc import Iterable
@@ -14,12 +14,14 @@ from transformers.pytorch_utils import Conv1D
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.method import MethodType
 from finetune_api.v1alpha1.tuning import Quantization, Tuning, TuningType
+from finetune_trainer import activations
+from finetune_trainer.activations import WIDTHS
 from finetune_trainer.foreign import Model, ModelConfig
+from finetune_trainer.recomputation import LayerMemory, Recomputation
 from finetune_trainer.resolve import Settings
 from finetune_trainer.strategies import Strategy
+from finetune_trainer.tuning import virtual_tokens
 
-WIDTHS = {"Float32": 4, "BFloat16": 2}
-"""Bytes of a number."""
 OPTIMIZER_BYTES = {"AdamW": 8.0, "AdamW8bit": 2.0, "PagedAdamW8bit": 2.0, "Adafactor": 0.0}
 """Bytes that an optimiser keeps for each trained parameter: two moments in float32, or in 8 bits.
 Adafactor keeps sums of rows and columns, which are next to nothing."""
@@ -27,10 +29,6 @@ GPU_RUNTIME = 2**30
 """Bytes that the driver, the libraries and their workspaces take on a GPU."""
 LOGIT_ROWS = 1024
 """Tokens whose logits exist at one time where the loss is taken in chunks."""
-# Numbers that one layer keeps for the backward pass, a token: in multiples of the hidden size (both
-# norms, residuals, queries, attention output, inputs of projections) and of the inner size of the
-# feed-forward block (gate, up, activation, product).
-_OF_HIDDEN, _OF_INNER = 8, 4
 # Constants of bitsandbytes: one float32 for 64 numbers, or an eighth of that when quantised again.
 _CONSTANT_BYTES = {True: 0.0159, False: 0.0625}
 
@@ -100,56 +98,65 @@ def estimate(
         spec: Of the job.
         settings: All settings.
     """
-    parameters = list(outline.parameters())
-    trained = sum(each.numel() for each in parameters if each.requires_grad)
+    trained = sum(each.numel() for each in outline.parameters() if each.requires_grad)
     weights = _weights(outline, spec.tuning, settings)
-    copied = spec.method.type in _COPIES.get(spec.tuning.type, ())
-    shape = _Shape.of(config)
-    sequences = settings.micro_batch_size * (2 if spec.method.type in _PAIRED else 1)
-    tokens = sequences * settings.max_length
+    layers = of_layers(outline, config, spec, settings)
     return Memory(
-        weights=weights,
+        weights=weights + _casts(trained, settings),
         gradients=4 * trained,
         optimizer=round(OPTIMIZER_BYTES[settings.optimizer] * trained),
-        activations=shape.activations(tokens, settings),
-        logits=shape.logits(tokens, spec),
-        reference=weights if copied else 0,
+        activations=_activations(layers, settings) - layers.loss,
+        logits=layers.loss,
+        reference=weights if _keeps_a_reference(spec) else 0,
         runtime=GPU_RUNTIME if settings.device == "cuda" else 0,
     )
 
 
-@dataclass(frozen=True)
-class _Shape:
-    hidden: int
-    inner: int
-    layers: int
-    vocabulary: int
+def of_layers(
+    outline: Model, config: ModelConfig, spec: FineTuneJobSpec, settings: Settings
+) -> LayerMemory:
+    """What the layers keep in one forward pass; the arguments are those of `estimate`."""
+    tokens = _tokens(spec, settings)
+    found = activations.of_layers(outline, config, spec.tuning, settings, tokens)
+    return replace(found, loss=_loss(outline, config, spec, settings))
 
-    @classmethod
-    def of(cls, config: ModelConfig) -> "_Shape":
-        text = config.get_text_config()
-        hidden = text.hidden_size
-        # Each family has its own name for the width of the feed-forward block, or none for 4.
-        widths = (getattr(text, name, None) for name in ("intermediate_size", "n_inner", "d_ff"))
-        inner = next((width for width in widths if width), 4 * hidden)
-        layers = text.num_hidden_layers + (getattr(text, "num_decoder_layers", None) or 0)
-        return cls(hidden, inner, layers, text.vocab_size)
 
-    def activations(self, tokens: int, settings: Settings) -> int:
-        width = WIDTHS[settings.precision]
-        layer = tokens * width * (_OF_HIDDEN * self.hidden + _OF_INNER * self.inner)
-        if not settings.gradient_checkpointing:
-            return layer * self.layers
-        # The input of every layer is kept, and one layer at a time is computed again.
-        return tokens * width * self.hidden * self.layers + layer
+def _activations(layers: LayerMemory, settings: Settings) -> int:
+    if not settings.gradient_checkpointing:
+        return layers.total(0)
+    planned = settings.recomputation or Recomputation(layers.layers, layers.layers)
+    return layers.total(planned.layers, offload=planned.offload)
 
-    def logits(self, tokens: int, spec: FineTuneJobSpec) -> int:
-        if spec.model.task in ("text-classification", "token-classification"):
-            return 0
-        chunked = spec.method.type in _CHUNKED and spec.model.task == "text-generation"
-        rows = min(tokens, LOGIT_ROWS) if chunked else tokens
-        # Logits and their gradient, in float32.
-        return 0 if spec.method.type == "Reward" else 2 * 4 * rows * self.vocabulary
+
+def _tokens(spec: FineTuneJobSpec, settings: Settings) -> int:
+    sequences = settings.micro_batch_size * (2 if spec.method.type in _PAIRED else 1)
+    return sequences * (settings.max_length + virtual_tokens.count(spec.tuning))
+
+
+def _casts(trained: int, settings: Settings) -> int:
+    """Autocast keeps what it cast to bfloat16 until the forward pass is over."""
+    return 2 * trained if settings.precision == "BFloat16" else 0
+
+
+def _loss(outline: Model, config: ModelConfig, spec: FineTuneJobSpec, settings: Settings) -> int:
+    """Of the last norm, the output layer and the loss."""
+    text, tokens = config.get_text_config(), _tokens(spec, settings)
+    # Input of the norm, what is scaled, and the hidden states and their gradient.
+    hidden = tokens * text.hidden_size * (8 + 2 * WIDTHS[settings.precision])
+    labelled = spec.model.task in ("text-classification", "token-classification")
+    if labelled or spec.method.type == "Reward":
+        return hidden
+    chunked = spec.method.type in _CHUNKED and spec.model.task == "text-generation"
+    rows = min(tokens, LOGIT_ROWS) if chunked else tokens
+    # The gradient of a trained output layer is there before it is added to what it belongs to.
+    head = outline.get_output_embeddings() if chunked else None
+    own = 4 * head.weight.numel() if head is not None and head.weight.requires_grad else 0
+    # Logits and their gradient, in float32.
+    return int(hidden + own + 2 * 4 * rows * text.vocab_size)
+
+
+def _keeps_a_reference(spec: FineTuneJobSpec) -> bool:
+    return spec.method.type in _COPIES.get(spec.tuning.type, ())
 
 
 def _weights(outline: Model, tuning: Tuning, settings: Settings) -> int:

@@ -14,6 +14,7 @@ from finetune_api.v1alpha1.status import Resolved
 from finetune_api.v1alpha1.training import Training
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.learning_rates import learning_rate
+from finetune_trainer.recomputation import Recomputation
 from finetune_trainer.strategies import ONE_PROCESS, Strategy
 
 # Rows a step; larger batches cost LoRA quality, smaller ones speed.
@@ -63,6 +64,8 @@ class Settings:
         optimizer: As in the spec, but never `Auto`.
         processes: How many train together, each on its part of every batch.
         strategy: How the model is spread over them; decided when its memory is known.
+        recomputation: Which layers compute their activations again, where not all of them do or their
+            inputs are offloaded; decided when the model's memory is known.
     """
 
     device: str
@@ -84,6 +87,7 @@ class Settings:
     optimizer: str = "AdamW"
     processes: int = 1
     strategy: Strategy = ONE_PROCESS
+    recomputation: Recomputation | None = None
 
     @property
     def accumulation(self) -> int:

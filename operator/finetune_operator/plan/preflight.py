@@ -5,9 +5,9 @@ Called by `plan.workload`. It reads the same run file, with the same credentials
 
 from typing import Any
 
+from finetune_api.quantities import smaller
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.scheduling import PreflightScheduling
-from finetune_operator.plan.quantities import smaller
 
 CPU = "1"
 MEMORY = "2Gi"

@@ -11,13 +11,15 @@ from transformers import AutoConfig
 
 from finetune_api.records import Report, parse_record, parse_report
 from finetune_api.v1alpha1.reasons import Reason
-from finetune_trainer import heads, memory, model, outcome, resolve
+from finetune_trainer import heads, launch, memory, model, outcome, resolve
 from finetune_trainer.__main__ import run_file
+from finetune_trainer.recipes import foresight
 from finetune_trainer.run import check
 from support.jobs import manifest, spec
 from support.tiny_models import chats, tiny_model, write_jsonl
 
 LOCAL = {"resources.gpusPerNode": 0}
+GRPO = {"type": "GRPO", "grpo": {"rewards": [{"type": "Length", "targetTokens": 8}]}}
 
 
 @pytest.fixture
@@ -129,6 +131,64 @@ def test_a_broken_contract_is_kept_for_a_look(desk: Any) -> None:
     assert "⟦The colour of the thing is" in (keep / "data_samples.md").read_text()
 
 
+def on_a_gpu(
+    desk: Any, monkeypatch: pytest.MonkeyPatch, room: int | None, changes: dict[str, Any]
+) -> tuple[str, str, int]:
+    """What is told about recomputed layers for a GPU of so many bytes, and the bytes of the plan."""
+
+    def machine(job: Any, *, laptop: bool) -> resolve.Machine:
+        count = launch.processes_of(job)
+        return resolve.Machine("cuda", "H200", bfloat16=True, processes=count, memory=room)
+
+    monkeypatch.setattr(foresight, "machine", machine)
+    report = preflight(desk, {"resources.gpusPerNode": 1, **changes})
+    assert report.reason is Reason.PREFLIGHT_PASSED, report.message
+    told = {choice.field: choice for choice in report.resolved or []}
+    found, plan = told["training.gradientCheckpointing"], report.plan
+    assert plan is not None
+    return found.value, found.why or "", plan.estimated_memory_bytes or 0
+
+
+def test_as_few_layers_compute_again_as_the_gpu_allows(
+    desk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value, why, whole = on_a_gpu(desk, monkeypatch, 2**31, {})
+    assert value == "Disabled"
+    assert "of the 1.6 GiB that may be used" in why
+    # A fifth stays free.
+    assert on_a_gpu(desk, monkeypatch, int(whole / 0.8) + 2, {})[0] == "Disabled"
+    value, why, less = on_a_gpu(desk, monkeypatch, int(whole / 0.8) - 2, {})
+    assert value == "1 of 2 layers"
+    assert "where it computes the rest again" in why
+    assert less < whole
+    # The libraries alone take as much.
+    value, why, _ = on_a_gpu(desk, monkeypatch, 2**30, {})
+    assert (value, why.endswith("more than there is")) == ("Enabled", True)
+
+
+@pytest.mark.parametrize(
+    ("room", "changes", "words"),
+    [
+        (None, {}, "saves GPU memory"),
+        (2**31, {"method": GRPO}, "the answers that GRPO writes are not counted"),
+        (2**31, {"resources.gpusPerNode": 2, "distributed.strategy": "FSDP"}, "FSDP moves parts"),
+    ],
+)
+def test_every_layer_computes_again_where_no_plan_holds(
+    desk: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    room: int | None,
+    changes: dict[str, Any],
+    words: str,
+) -> None:
+    if "method" in changes:
+        prompts = [{"prompt": f"Thing {number}?"} for number in range(40)]
+        write_jsonl(desk.folder / "data" / "train.jsonl", prompts)
+    value, why, _ = on_a_gpu(desk, monkeypatch, room, changes)
+    assert value == "Enabled"
+    assert words in why
+
+
 def test_broken_rows_are_told_without_torch(desk: Any) -> None:
     (desk.folder / "data" / "train.jsonl").write_text('{"text": "a"}\n{"text": \n')
     file = desk.manifest(
@@ -174,12 +234,11 @@ def test_memory_is_the_sum_of_what_is_kept(tmp_path: Path) -> None:
         job(**{"tuning.type": "Full"}),
         settings(**{"tuning.type": "Full", "training.gradientCheckpointing": "Disabled"}),
     )
-    # Full tuning in bfloat16 arithmetic holds weights, gradients and two moments in float32.
-    assert (found.weights, found.gradients, found.optimizer) == (4 * count, 4 * count, 8 * count)
-    # Four rows of 256 tokens, two layers, bfloat16: 8 times the hidden size and 4 times the inner one.
-    assert found.activations == 4 * 256 * 2 * 2 * (8 * 64 + 4 * 128)
-    assert found.logits == 2 * 4 * 1024 * config.vocab_size
-    assert found.total == sum((16 * count, found.activations, found.logits, 2**30))
+    # Full tuning in bfloat16 arithmetic holds weights, gradients and two moments in float32, and what
+    # autocast made of the weights.
+    assert (found.weights, found.gradients, found.optimizer) == (6 * count, 4 * count, 8 * count)
+    assert found.logits > 2 * 4 * 1024 * config.vocab_size
+    assert found.total == sum((18 * count, found.activations, found.logits, 2**30))
 
 
 def test_recomputation_and_frozen_bases_save_memory(tmp_path: Path) -> None:
@@ -204,9 +263,11 @@ def test_recomputation_and_frozen_bases_save_memory(tmp_path: Path) -> None:
 def test_pairs_take_twice_the_activations(tmp_path: Path) -> None:
     config = AutoConfig.from_pretrained(tiny_model(tmp_path))
     outline = model.outline(config, heads.CAUSAL)
-    single = memory.estimate(outline, config, job(), settings())
-    paired = memory.estimate(outline, config, job(**{"method.type": "DPO"}), settings())
+    whole = settings(**{"training.gradientCheckpointing": "Disabled"})
+    single = memory.estimate(outline, config, job(), whole)
+    paired = memory.estimate(outline, config, job(**{"method.type": "DPO"}), whole)
     assert paired.activations == 2 * single.activations
     full = {"method.type": "DPO", "tuning.type": "Full"}
     copied = memory.estimate(outline, config, job(**full), settings())
-    assert copied.reference == copied.weights
+    # Like the weights, but for what autocast makes of them.
+    assert copied.reference == copied.gradients

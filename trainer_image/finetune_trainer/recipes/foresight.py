@@ -13,6 +13,7 @@ from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer import launch, model, strategies
 from finetune_trainer.memory import estimate, in_words
+from finetune_trainer.recipes import sparing
 from finetune_trainer.recipes.recipe import Ready, Recipe
 from finetune_trainer.resolve import Machine
 from finetune_trainer.tuning.targets import count_parameters
@@ -49,7 +50,8 @@ def complete(recipe: Recipe, ready: Ready, room: int | None = None) -> Ready:
     Args:
         recipe: Of the method.
         ready: The run.
-        room: Bytes of a GPU, if that is known: they decide how the model is spread.
+        room: Bytes of a GPU, if that is known: they decide how the model is spread, and how many layers
+            compute their activations again.
 
     Raises:
         TrainerError: TargetModulesNotFound, InvalidSpec or UnsupportedModel, as when it is loaded.
@@ -59,6 +61,9 @@ def complete(recipe: Recipe, ready: Ready, room: int | None = None) -> Ready:
     memory = estimate(outline, ready.config, ready.spec, ready.settings)
     count = ready.settings.processes
     strategy, told = strategies.choose(ready.spec, count, needed=memory.total, room=room)
+    ready = replace(ready, settings=replace(ready.settings, strategy=strategy))
+    ready = sparing.decide(replace(ready, resolved=[*ready.resolved, *told]), outline, room)
+    memory = estimate(outline, ready.config, ready.spec, ready.settings)
     memory, host = memory.spread(strategy, count)
     found = {
         "trainable_parameters": trainable,
@@ -71,12 +76,8 @@ def complete(recipe: Recipe, ready: Ready, room: int | None = None) -> Ready:
         why += f"; and {in_words(pod)} of each pod's own memory"
     note = Resolved(field="plan.estimatedMemoryBytes", value=in_words(memory.total), why=why)
     plan = ready.data.plan.model_copy(update=found)
-    return replace(
-        ready,
-        data=replace(ready.data, plan=plan),
-        settings=replace(ready.settings, strategy=strategy),
-        resolved=[*ready.resolved, *told, note],
-    )
+    data = replace(ready.data, plan=plan)
+    return replace(ready, data=data, resolved=[*ready.resolved, note])
 
 
 def report(ready: Ready) -> Report:

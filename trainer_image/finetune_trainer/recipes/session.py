@@ -15,6 +15,7 @@ from finetune_trainer.checkpoints import Fence
 from finetune_trainer.fast import kernels
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.model_card import Facts
+from finetune_trainer.recipes import sparing
 from finetune_trainer.recipes.recipe import Ready, Recipe
 from finetune_trainer.resume import identity
 from finetune_trainer.resume.checkpointing import Checkpointing
@@ -85,6 +86,7 @@ class Session:
         ready.context.reporter.phase("LoadingModel")
         net = load(recipe, ready)
         ready = recipe.settle(kernels.install(ready, net), net)
+        sparing.install(ready, net)
         ready.context.reporter.resolved(ready.resolved, _plan(ready, net))
         session = cls(recipe, ready, net)
         optimizer.install(session.trainer, net, ready.spec.tuning)

@@ -32,6 +32,7 @@ from finetune_trainer.fast.head import installed
 from finetune_trainer.fast.loss import summed_loss
 from finetune_trainer.fast.order import SortedSteps
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
+from finetune_trainer.recipes import sparing
 from finetune_trainer.recipes.recipe import Ready, Recipe, given
 from finetune_trainer.resolve import Machine, Settings, divided, resolve
 from finetune_trainer.resume.trainer import Resumable
@@ -145,7 +146,9 @@ class SFT(Recipe):
         chosen.append(Resolved(field="data.packing", value="Disabled", why=str(found)))
         again = {choice.field for choice in chosen}
         kept = [choice for choice in ready.resolved if choice.field not in again]
-        return replace(ready, data=data, settings=settings, resolved=[*kept, *chosen])
+        settings, before = replace(settings, strategy=ready.settings.strategy), ready.settings
+        ready = replace(ready, data=data, settings=settings, resolved=[*kept, *chosen])
+        return sparing.replanned(ready, before)
 
     def build_trainer(self, ready: Ready, net: Model, watch: Watch) -> Foreign:
         """TRL's trainer with our rows, our collator and our watch."""

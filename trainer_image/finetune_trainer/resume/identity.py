@@ -17,7 +17,9 @@ from finetune_trainer.checkpoints import Identity
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.recipes.recipe import Ready
 
-_MAY_CHANGE = ("device", "micro_batch_size", "gradient_checkpointing", "processes", "strategy")
+_MAY_CHANGE = (
+    "device", "micro_batch_size", "gradient_checkpointing", "recomputation", "processes", "strategy",
+)  # fmt: skip
 # File and line: where a row was fetched to does not matter.
 _WHERE = "origin"
 

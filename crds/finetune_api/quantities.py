@@ -1,4 +1,4 @@
-"""Kubernetes quantities, as far as two of them have to be compared. Called by `plan.preflight`."""
+"""Kubernetes quantities as numbers. Called by the operator and the trainer."""
 
 from decimal import Decimal
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune_operator.plan.quantities import amount, smaller
+from finetune_api.quantities import amount, smaller
 
 
 @pytest.mark.parametrize(

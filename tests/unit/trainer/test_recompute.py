@@ -1,0 +1,222 @@
+"""Which layers compute their activations again: the plan, what it saves, and that nothing else changes."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from trl.models.utils import disable_gradient_checkpointing
+
+from finetune_kernels import patch
+from finetune_trainer import heads, memory, resolve
+from finetune_trainer import model as models
+from finetune_trainer.batches import Collator
+from finetune_trainer.fast import head, loss, prefix_attention, recompute
+from finetune_trainer.fast.flat import FlatCollator
+from finetune_trainer.recomputation import LayerMemory, Recomputation, plan
+from finetune_trainer.tuning.apply import apply
+from support.jobs import manifest
+from support.tiny_models import pairs, tiny_model, write_jsonl
+
+LAYERS, TOKENS = 3, 48
+
+
+@pytest.mark.parametrize(
+    ("room", "planned"),
+    [
+        # Four layers that keep 100 or 10, beside a loss of 50.
+        (450, (0, False)),
+        # 10 + 300 + 50
+        (449, (1, False)), (360, (1, False)),
+        (359, (2, False)), (270, (2, False)),
+        # 30 + 100 + 50
+        (180, (3, False)),
+        # 40, and one layer that is computed again once the loss is done with
+        (179, (4, False)), (140, (4, False)),
+        # Two inputs on their way
+        (139, (4, True)), (120, (4, True)), (-1, (4, True)),
+    ],
+)  # fmt: skip
+def test_no_more_layers_than_must(room: int, planned: tuple[int, bool]) -> None:
+    layers = LayerMemory(layers=4, kept=100, block_input=10, loss=50)
+    found = plan(layers, room, offload=True)
+    assert (found.layers, found.offload) == planned
+    if room >= 120:
+        assert layers.total(found.layers, offload=found.offload) <= room
+    assert not plan(layers, room).offload
+
+
+def test_a_plan_in_words() -> None:
+    words = [str(Recomputation(layers, 30)) for layers in (0, 12, 30)]
+    assert words == ["Disabled", "12 of 30 layers", "Enabled"]
+    assert str(Recomputation(30, 30, offload=True)) == "Enabled, inputs offloaded"
+
+
+def job(tuning: str, precision: str = "Float32") -> tuple[Any, resolve.Settings]:
+    changes = {
+        "resources.gpusPerNode": 0,
+        "tuning": {"type": "Full"} if tuning == "Full" else {"type": "LoRA", "lora": LORA[tuning]},
+        "training": {"batchSize": 2, "microBatchSize": 2, "precision": precision},
+    }
+    spec = resolve.FineTuneJobSpec.model_validate(manifest("demo", changes)["spec"])
+    return spec, resolve.resolve(spec, resolve.Machine("cpu"), 100, TOKENS)[0]
+
+
+LORA = {"LoRA": {"rank": 4}, "dropout": {"rank": 4, "dropout": 0.1}}
+
+
+def trained(
+    folder: Path, tuning: str, recomputed: int, precision: str = "Float32", *, fast: bool = False
+) -> Any:
+    """A model in training, of which so many layers compute their activations again."""
+    torch.manual_seed(0)
+    spec, settings = job(tuning, precision)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=models.DTYPES[settings.weights])
+    net = apply(base, spec.tuning, "base", heads.CAUSAL, checkpointing=True)
+    head.install(net)
+    if fast:
+        patch(net, "Torch")
+        prefix_attention.install(head.base_of(net))
+    recompute.install(net, Recomputation(recomputed, LAYERS))
+    net.activation_checkpointing_enable({"use_reentrant": False})
+    return net.train()
+
+
+def batch(*, flat: bool) -> Any:
+    draw = torch.Generator().manual_seed(0)
+    rows = [torch.randint(1, 90, (TOKENS,), generator=draw).tolist() for _ in range(2)]
+    examples = [{"input_ids": row, "labels": row} for row in rows]
+    return (FlatCollator if flat else Collator)(0)(examples)
+
+
+@contextmanager
+def counted(net: Any) -> Iterator[list[int]]:
+    """Bytes that autograd saves, beside what belongs to the model; each storage once."""
+    own = {each.untyped_storage().data_ptr() for each in net.parameters()}
+    found: dict[int, torch.Tensor] = {}
+    total: list[int] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        place = tensor.untyped_storage().data_ptr()
+        if place not in own:
+            # Held, so that its place is not given to another.
+            found[place] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield total
+    total.append(sum(each.untyped_storage().nbytes() for each in found.values()))
+
+
+def saved(net: Any, given: Any, *, half: bool = False) -> int:
+    with counted(net) as total, torch.autocast("cpu", torch.bfloat16, enabled=half):
+        net(**given, read=loss.summed_loss)
+    return total[0]
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize(
+    ("family", "tuning"), [("llama", "LoRA"), ("qwen3", "Full"), ("gpt2", "dropout")]
+)
+def test_gradients_are_the_same_to_the_bit(
+    tmp_path: Path, family: str, tuning: str, fast: bool
+) -> None:
+    folder = tiny_model(tmp_path, family, layers=LAYERS)
+
+    def gradients(recomputed: int) -> dict[str, torch.Tensor]:
+        net = trained(folder, tuning, recomputed, fast=fast)
+        net(**batch(flat=fast), read=loss.summed_loss).loss.backward()
+        return {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
+
+    plain = gradients(0)
+    assert plain
+    for recomputed in (1, LAYERS):
+        found = gradients(recomputed)
+        assert found.keys() == plain.keys()
+        assert all(torch.equal(found[name], plain[name]) for name in plain)
+
+
+@pytest.mark.parametrize("precision", ["Float32", "BFloat16"])
+@pytest.mark.parametrize("tuning", ["LoRA", "dropout", "Full"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
+def test_bytes_that_are_kept_fall_as_the_plan_says(
+    tmp_path: Path, family: str, tuning: str, precision: str
+) -> None:
+    folder = tiny_model(tmp_path, family, layers=LAYERS, hidden=128)
+    (spec, settings), config = job(tuning, precision), AutoConfig.from_pretrained(folder)
+    with models.on_meta():
+        base = models.outline(config, heads.CAUSAL)
+        outline = apply(base, spec.tuning, "base", heads.CAUSAL, checkpointing=False)
+    planned = memory.of_layers(outline, config, spec, settings)
+    half = precision == "BFloat16"
+    found = []
+    for recomputed in range(LAYERS + 1):
+        net = trained(folder, tuning, recomputed, precision)
+        found.append(saved(net, batch(flat=False), half=half))
+    # Each layer more saves the same, and leaves its input; with the last go rotary embeddings of all.
+    steps = [before - after for before, after in pairwise(found)]
+    assert steps == pytest.approx([steps[0]] * LAYERS, rel=0.05)
+    assert steps[1] == pytest.approx(steps[0], rel=1e-3)
+    kept = steps[0] + planned.block_input
+    # With whole tuning, autocast's copies of weights are counted among the weights.
+    inside = [p for n, p in outline.named_parameters() if ".layers.0." in n or ".h.0." in n]
+    if half and tuning == "Full":
+        kept -= 2 * sum(each.numel() for each in inside if each.dim() > 1)
+    # Never less than is kept, and not half as much again.
+    assert kept <= planned.kept <= 1.5 * kept
+    # What is left are the inputs, the last norm and the loss.
+    inputs = LAYERS * planned.block_input
+    assert inputs < found[LAYERS] <= inputs + planned.loss
+
+
+def test_a_model_keeps_to_its_plan_until_that_is_removed(tmp_path: Path) -> None:
+    net = trained(tiny_model(tmp_path, layers=LAYERS), "LoRA", 2)
+
+    def on() -> list[bool]:
+        return [layer.gradient_checkpointing for layer in recompute.layers_of(net)]
+
+    assert on() == [True, True, False]
+    # As TRL does around passes of the reference.
+    with disable_gradient_checkpointing(net, {"use_reentrant": False}):
+        assert on() == [False] * LAYERS
+    assert on() == [True, True, False]
+    other = trained(tiny_model(tmp_path, layers=LAYERS), "LoRA", LAYERS)
+    assert [layer.gradient_checkpointing for layer in recompute.layers_of(other)] == [True] * LAYERS
+    recompute.remove(net)
+    net.activation_checkpointing_enable({"use_reentrant": False})
+    assert on() == [True] * LAYERS
+    with pytest.raises(ValueError, match="a plan for 4 layers, but there are 3"):
+        recompute.install(net, Recomputation(2, 4))
+
+
+def test_a_run_in_a_small_pod_learns_the_same(laptop: Any, model_folder: Path) -> None:
+    write_jsonl(laptop.folder / "data" / "train.jsonl", pairs(16))
+    shutil.copytree(model_folder, laptop.folder / "model")
+    given = {
+        "model.source": f"file://{laptop.folder}/model",
+        "data.train": [{"source": f"file://{laptop.folder}/data/train.jsonl"}],
+        "training": {"maxSteps": 3, "batchSize": 8, "logEverySteps": 1},
+    }
+
+    def run(name: str, **resources: str) -> tuple[list[float], Any]:
+        output = laptop.folder / name
+        changes = {f"resources.{name}": value for name, value in resources.items()}
+        report = laptop.run({**given, **changes, "output.uri": f"file://{output}"}).report
+        assert report.outcome == "Complete", report.message
+        prefix = json.loads((output / "manifest.json").read_text())["prefix"]
+        log = Path(prefix.removeprefix("file://")) / "training_log.jsonl"
+        losses = [each["loss"] for each in map(json.loads, log.open()) if "loss" in each]
+        told = {each.field: each for each in report.resolved}
+        return losses, told["training.gradientCheckpointing"]
+
+    plain, told = run("plain")
+    assert (told.value, told.why) == ("Disabled", "on the CPU, time is scarcer than memory")
+    found, told = run("small", memory="5Mi")
+    assert told.value == "1 of 2 layers", told.why
+    assert found == plain

@@ -1,0 +1,96 @@
+"""`training.gradientCheckpointing: Auto`: as many layers compute their activations again as must.
+
+Called by `recipes.foresight` with the outline of the model, and by `recipes.session` to install what was
+decided. The count is `recomputation.plan`'s; here is what it is given, and where it is not asked.
+"""
+
+from dataclasses import replace
+
+from finetune_api.meta import AUTO
+from finetune_api.quantities import amount
+from finetune_api.v1alpha1.job import FineTuneJobSpec
+from finetune_api.v1alpha1.status import Resolved
+from finetune_trainer.fast import recompute
+from finetune_trainer.foreign import Model
+from finetune_trainer.memory import estimate, in_words, of_layers
+from finetune_trainer.recipes.recipe import Ready
+from finetune_trainer.recomputation import USED, LayerMemory, Recomputation, plan
+from finetune_trainer.resolve import Settings
+
+FIELD = "training.gradientCheckpointing"
+# What these write while they train, and the models that judge it, is not counted.
+_ONLINE = ("PPO", "GRPO", "RLOO", "Distillation")
+
+
+def decide(ready: Ready, outline: Model, gpu: int | None) -> Ready:
+    """The run with its plan; as it was where there is nothing to decide.
+
+    Args:
+        ready: The run, with its strategy.
+        outline: The model with its adapter, on the meta device.
+        gpu: Bytes of a GPU, if that is known.
+    """
+    spec, settings = ready.spec, ready.settings
+    room = gpu if settings.device == "cuda" else _of_the_pod(spec)
+    if spec.training.gradient_checkpointing != AUTO or spec.tuning.type == "PrefixTuning":
+        return ready
+    if room is None:
+        return ready
+    against = _against(ready, outline)
+    if against and settings.device == "cpu":
+        # Without a plan, layers of a CPU compute nothing again.
+        return ready
+    if against:
+        return _told(ready, None, f"every layer: {against}")
+    layers = of_layers(outline, ready.config, spec, settings)
+    whole = estimate(outline, ready.config, spec, settings)
+    usable, rest = round(USED * room), whole.total - whole.activations - whole.logits
+    return _told(ready, planned := plan(layers, usable - rest), _why(layers, planned, usable, rest))
+
+
+def install(ready: Ready, net: Model) -> None:
+    """Keep the loaded model to its plan."""
+    if ready.settings.recomputation:
+        recompute.install(net, ready.settings.recomputation)
+
+
+def replanned(ready: Ready, before: Settings) -> Ready:
+    """The run with other passes than those that were planned for: every layer, where any did."""
+    if ready.settings.gradient_checkpointing or not before.gradient_checkpointing:
+        return ready
+    return _told(ready, None, "every layer: passes are others than the plan was made for")
+
+
+def _of_the_pod(spec: FineTuneJobSpec) -> int | None:
+    limit = spec.resources.memory
+    return int(amount(limit)) if limit else None
+
+
+def _against(ready: Ready, outline: Model) -> str | None:
+    strategy, method = ready.settings.strategy, ready.spec.method.type
+    if strategy.name not in ("None", "DDP"):
+        return f"{strategy.name} moves parts of layers, and takes all layers alike"
+    if method in _ONLINE:
+        return f"the answers that {method} writes are not counted"
+    if ready.context.run.micro_batch_divisor > 1:
+        return "memory ran out in an earlier attempt"
+    return recompute.why_not(outline)
+
+
+def _why(layers: LayerMemory, planned: Recomputation, usable: int, rest: int) -> str:
+    kept, given = in_words(layers.kept), in_words(layers.block_input)
+    needed = rest + layers.total(planned.layers, offload=planned.offload)
+    why = (
+        f"a layer keeps {kept}, or {given} where it computes the rest again; beside {in_words(rest)} for all "
+        f"else, that makes {in_words(needed)} of the {in_words(usable)} that may be used"
+    )
+    return why if needed <= usable else f"{why}: more than there is"
+
+
+def _told(ready: Ready, planned: Recomputation | None, why: str) -> Ready:
+    layers = planned.layers if planned else 1
+    partial = planned if planned and (0 < planned.layers < planned.of or planned.offload) else None
+    kept = [each for each in ready.resolved if each.field != FIELD]
+    note = Resolved(field=FIELD, value=str(planned or "Enabled"), why=why)
+    settings = replace(ready.settings, gradient_checkpointing=layers > 0, recomputation=partial)
+    return replace(ready, settings=settings, resolved=[*kept, note])
