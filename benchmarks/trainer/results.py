@@ -132,7 +132,7 @@ def keep(rows: Sequence[Row], place: Workplace) -> None:
     old = json.loads(RESULTS.read_text("utf-8"))["cases"] if RESULTS.exists() else {}
     for case in sorted(cases):
         own = [asdict(row) for row in rows if row.case == case]
-        old[case] = {**_circumstances(place), "limits": _limits(old, case), "rows": own}
+        old[case] = {**circumstances(place), "limits": _limits(old, case), "rows": own}
     RESULTS.write_text(json.dumps({"cases": old}, indent=2) + "\n", "utf-8")
 
 
@@ -141,7 +141,8 @@ def _limits(old: dict[str, dict[str, object]], case: str) -> object:
     return old.get(case, {}).get("limits", [])
 
 
-def _circumstances(place: Workplace) -> dict[str, object]:
+def circumstances(place: Workplace) -> dict[str, object]:
+    """Machine, versions and sizes, to be kept beside figures."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{_processor()}, {os.cpu_count()} cores, no GPU",

@@ -51,7 +51,7 @@ def run(
     ],
 ) -> None:
     """Train, publish and verify one job."""
-    _end(run_file(file, os.environ, sys.stdout))
+    _end(run_file(file, os.environ, sys.stdout, partial(execute, alone=True)))
 
 
 @app.command()

@@ -18,7 +18,7 @@ from finetune_api.records import Report
 from finetune_api.v1alpha1.method import MethodType
 from finetune_api.v1alpha1.model import Task
 from finetune_api.v1alpha1.reasons import Reason
-from finetune_trainer import inputs, launch, processes, recipes
+from finetune_trainer import inputs, launch, libraries, processes, recipes
 from finetune_trainer.context import Context
 from finetune_trainer.data.load import Examples, load
 from finetune_trainer.environment import Environment
@@ -58,8 +58,16 @@ class RecipeImport:
             self._error = error
 
 
-def execute(given: RunInput, environment: Environment, reporter: Reporter) -> Report:
+def execute(
+    given: RunInput, environment: Environment, reporter: Reporter, *, alone: bool = False
+) -> Report:
     """Run the job; returns the report of success.
+
+    Args:
+        given: What to run.
+        environment: Where things are.
+        reporter: Told about phases, steps and choices.
+        alone: Whether this process runs nothing else, so that libraries can be shut out of it.
 
     Raises:
         TrainerError: Any failure that has a reason.
@@ -73,11 +81,14 @@ def execute(given: RunInput, environment: Environment, reporter: Reporter) -> Re
         # Killed between the manifest and the report, and started again: the work is done.
         checkpointing.clear(start.output, given.run)
         return published
-    found = start.check()
-    importing = RecipeImport(given.run.spec.method.type, given.run.spec.model.task)
+    found, spec = start.check(), given.run.spec
+    if alone:
+        libraries.shut_out(libraries.unused(spec))
+    importing = RecipeImport(spec.method.type, spec.model.task)
     examples = start.examples(found)
     reporter.phase("LoadingModel")
-    return importing.wait()(start.context(found, found.models, examples))
+    context = start.context(found, found.models, examples)
+    return importing.wait()(context)
 
 
 def check(

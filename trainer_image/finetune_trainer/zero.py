@@ -60,7 +60,7 @@ def _gathered(parameters: list[torch.Tensor], *, changed: bool) -> Foreign:
 
 def is_engine(model: Model) -> bool:
     """Whether DeepSpeed has wrapped a model."""
-    if "deepspeed" not in sys.modules:
+    if sys.modules.get("deepspeed") is None:
         return False
     from deepspeed import DeepSpeedEngine
 

@@ -73,6 +73,13 @@ class TokenRow:
         """Tokens that carry loss."""
         return _count(self.labels)
 
+    def excerpt(self, length: int) -> "TokenRow":
+        """At most `length` tokens that stand together, one that carries loss among them if there is any."""
+        first = next((at for at, label in enumerate(self.labels) if label != IGNORED), 0)
+        start = max(0, min(first - length // 2, self.length - length))
+        part = slice(start, start + length)
+        return replace(self, input_ids=self.input_ids[part], labels=self.labels[part])
+
     def truncated(self, length: int) -> "TokenRow":
         """The first tokens, and the closing ones."""
         ids, labels = (_cut(part, length, self.closing) for part in (self.input_ids, self.labels))

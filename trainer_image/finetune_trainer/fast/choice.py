@@ -22,6 +22,8 @@ from finetune_trainer.recipes.recipe import Ready
 _LOOKED_AT = 64
 # Rows that must not see each other, in the proof.
 _TOGETHER = 3
+# Of each of them: what is proved does not depend on how long they are, and no step waits for more.
+_TOKENS = 32
 
 
 def settle(ready: Ready, net: Model) -> Ready:
@@ -32,7 +34,8 @@ def settle(ready: Ready, net: Model) -> Ready:
         net: The model that is trained, not yet wrapped for several processes.
     """
     notes = []
-    rows = sorted(islice(ready.data.train, _LOOKED_AT), key=lambda row: row.length)[:_TOGETHER]
+    shortest = sorted(islice(ready.data.train, _LOOKED_AT), key=lambda row: row.length)
+    rows = [row.excerpt(_TOKENS) for row in shortest[:_TOGETHER]]
     against = _against_loss(ready, net, rows)
     why = against or "read from hidden states of supervised tokens; no logits are kept"
     notes.append(Resolved(field=LOSS, value="library" if against else "fused", why=why))

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 from finetune_api.records import Report
 from finetune_api.v1alpha1.method import MethodType
 from finetune_api.v1alpha1.model import Task
+from finetune_trainer import libraries
 from finetune_trainer.context import Context
 
 Run = Callable[[Context], Report]
@@ -40,8 +41,9 @@ _RECIPES: dict[tuple[MethodType, Task], tuple[str, str]] = {
 
 def load(method: MethodType, task: Task, stage: Stage = "run") -> Run:
     """What runs (or only checks) a job of this method and task; takes seconds, for its libraries."""
-    recipe = recipe_of(method, task)
-    course = importlib.import_module(f"{__name__}.course")
+    with libraries.uncollected():
+        recipe = recipe_of(method, task)
+        course = importlib.import_module(f"{__name__}.course")
     return cast("Run", lambda context: getattr(course, stage)(recipe, context))
 
 
