@@ -32,7 +32,7 @@ class Recomputation:
             words = "Enabled" if self.layers else "Disabled"
         else:
             words = f"{self.layers} of {self.of} layers"
-        return f"{words}, inputs offloaded" if self.offload else words
+        return "Offload" if self.offload else words
 
 
 @dataclass(frozen=True)

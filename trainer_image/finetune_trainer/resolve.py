@@ -207,7 +207,7 @@ def _weights(spec: FineTuneJobSpec, precision: str, notes: _Notes) -> str:
 def _checkpointing(spec: FineTuneJobSpec, device: str, notes: _Notes) -> bool:
     wanted = spec.training.gradient_checkpointing
     if wanted != AUTO:
-        return wanted == "Enabled"
+        return wanted != "Disabled"
     prefix = spec.tuning.type == "PrefixTuning"
     enabled = device == "cuda" and not prefix
     why = "saves GPU memory" if enabled else "on the CPU, time is scarcer than memory"

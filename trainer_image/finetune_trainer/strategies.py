@@ -83,6 +83,8 @@ def _refuse_divided(spec: FineTuneJobSpec, strategy: str) -> None:
     if spec.method.type != "SFT" or spec.model.task != "text-generation":
         what = f"{spec.method.type} of {spec.model.task} with {strategy}"
         raise _unsupported(what, "use DDP")
+    if spec.training.gradient_checkpointing == "Offload":
+        raise _unsupported(f"offloaded inputs of layers with {strategy}", "use DDP, or Enabled")
     if spec.tuning.quantization:
         raise _unsupported(f"a quantised base with {strategy}", "use DDP")
     if spec.tuning.type not in ("LoRA", "Full"):

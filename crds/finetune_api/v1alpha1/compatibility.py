@@ -28,7 +28,7 @@ _CEL = {
 }
 _FLAGS = {
     "merged": "self.output.merged",
-    "checkpointing": "self.training.gradientCheckpointing == 'Enabled'",
+    "checkpointing": "self.training.gradientCheckpointing in ['Enabled', 'Offload']",
     "packed": "self.data.packing == 'Enabled'",
 }
 
@@ -71,7 +71,7 @@ def cell_of(spec: "FineTuneJobSpec", family: str | None = None) -> Cell:
         quantization=tuning.quantization.type if tuning.quantization else None,
         other=tuning.other.name if tuning.other else None,
         merged=spec.output.merged,
-        checkpointing=spec.training.gradient_checkpointing == "Enabled",
+        checkpointing=spec.training.gradient_checkpointing in ("Enabled", "Offload"),
         packed=spec.data.packing == "Enabled",
     )
 

@@ -92,8 +92,9 @@ class Training(ApiModel):
     precision: Literal["Auto", "Float32", "BFloat16", "Float16"] = "Auto"
     """Arithmetic of the forward and backward pass."""
 
-    gradient_checkpointing: Literal["Auto", "Enabled", "Disabled"] = "Auto"
-    """Recompute activations in the backward pass: less memory, more time."""
+    gradient_checkpointing: Literal["Auto", "Enabled", "Offload", "Disabled"] = "Auto"
+    """Recompute activations in the backward pass: less memory, more time. `Auto` does so for as few layers
+    as the memory allows; with `Offload`, the inputs of all layers wait in the pod's own memory."""
 
     kernels: Literal["Auto", "Triton", "Torch"] = "Auto"
     """Kernels of the layers: `Triton` demands ours, which need a GPU; `Torch` takes those of PyTorch."""

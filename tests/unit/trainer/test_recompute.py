@@ -19,6 +19,7 @@ from finetune_trainer import model as models
 from finetune_trainer.batches import Collator
 from finetune_trainer.fast import head, loss, prefix_attention, recompute
 from finetune_trainer.fast.flat import FlatCollator
+from finetune_trainer.fast.offload import BUFFERS, BlockInputs, Parked
 from finetune_trainer.recomputation import LayerMemory, Recomputation, plan
 from finetune_trainer.tuning.apply import apply
 from support.jobs import manifest
@@ -55,7 +56,7 @@ def test_no_more_layers_than_must(room: int, planned: tuple[int, bool]) -> None:
 def test_a_plan_in_words() -> None:
     words = [str(Recomputation(layers, 30)) for layers in (0, 12, 30)]
     assert words == ["Disabled", "12 of 30 layers", "Enabled"]
-    assert str(Recomputation(30, 30, offload=True)) == "Enabled, inputs offloaded"
+    assert str(Recomputation(30, 30, offload=True)) == "Offload"
 
 
 def job(tuning: str, precision: str = "Float32") -> tuple[Any, resolve.Settings]:
@@ -72,7 +73,13 @@ LORA = {"LoRA": {"rank": 4}, "dropout": {"rank": 4, "dropout": 0.1}}
 
 
 def trained(
-    folder: Path, tuning: str, recomputed: int, precision: str = "Float32", *, fast: bool = False
+    folder: Path,
+    tuning: str,
+    recomputed: int,
+    precision: str = "Float32",
+    *,
+    fast: bool = False,
+    offload: bool = False,
 ) -> Any:
     """A model in training, of which so many layers compute their activations again."""
     torch.manual_seed(0)
@@ -83,7 +90,7 @@ def trained(
     if fast:
         patch(net, "Torch")
         prefix_attention.install(head.base_of(net))
-    recompute.install(net, Recomputation(recomputed, LAYERS))
+    recompute.install(net, Recomputation(recomputed, LAYERS, offload=offload))
     net.activation_checkpointing_enable({"use_reentrant": False})
     return net.train()
 
@@ -129,15 +136,18 @@ def test_gradients_are_the_same_to_the_bit(
 ) -> None:
     folder = tiny_model(tmp_path, family, layers=LAYERS)
 
-    def gradients(recomputed: int) -> dict[str, torch.Tensor]:
-        net = trained(folder, tuning, recomputed, fast=fast)
+    def gradients(recomputed: int, *, offload: bool = False) -> dict[str, torch.Tensor]:
+        net = trained(folder, tuning, recomputed, fast=fast, offload=offload)
+        # As where gradients are accumulated, and where one loss has two passes.
         net(**batch(flat=fast), read=loss.summed_loss).loss.backward()
+        both = [net(**batch(flat=fast), read=loss.summed_loss).loss for _ in range(2)]
+        (both[0] + 2 * both[1]).backward()
         return {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
 
     plain = gradients(0)
     assert plain
-    for recomputed in (1, LAYERS):
-        found = gradients(recomputed)
+    for recomputed, offload in ((1, False), (LAYERS, False), (LAYERS, True)):
+        found = gradients(recomputed, offload=offload)
         assert found.keys() == plain.keys()
         assert all(torch.equal(found[name], plain[name]) for name in plain)
 
@@ -175,6 +185,28 @@ def test_bytes_that_are_kept_fall_as_the_plan_says(
     assert inputs < found[LAYERS] <= inputs + planned.loss
 
 
+def test_inputs_of_layers_wait_elsewhere_until_their_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parked: list[Parked] = []
+    park = BlockInputs._park
+    monkeypatch.setattr(
+        BlockInputs,
+        "_park",
+        lambda self, tensor: parked.append(found := park(self, tensor)) or found,
+    )
+    net = trained(tiny_model(tmp_path, layers=LAYERS), "LoRA", LAYERS, offload=True)
+    result = net(**batch(flat=False), read=loss.summed_loss).loss
+    # One tensor a layer, of (rows, tokens, hidden size); only the last two are still on the device.
+    assert [tuple(each.host.shape) for each in parked] == [(2, TOKENS, 64)] * LAYERS
+    assert [each.present is not None for each in parked] == [False] + [True] * BUFFERS
+    assert [each.before for each in parked] == [None, *parked[:-1]]
+    hidden = parked[0].host.clone()
+    result.backward()
+    assert all(each.present is None for each in parked)
+    assert torch.equal(parked[0].host, hidden)
+
+
 def test_a_model_keeps_to_its_plan_until_that_is_removed(tmp_path: Path) -> None:
     net = trained(tiny_model(tmp_path, layers=LAYERS), "LoRA", 2)
 
@@ -198,15 +230,16 @@ def test_a_model_keeps_to_its_plan_until_that_is_removed(tmp_path: Path) -> None
 def test_a_run_in_a_small_pod_learns_the_same(laptop: Any, model_folder: Path) -> None:
     write_jsonl(laptop.folder / "data" / "train.jsonl", pairs(16))
     shutil.copytree(model_folder, laptop.folder / "model")
-    given = {
+    given: dict[str, Any] = {
         "model.source": f"file://{laptop.folder}/model",
         "data.train": [{"source": f"file://{laptop.folder}/data/train.jsonl"}],
-        "training": {"maxSteps": 3, "batchSize": 8, "logEverySteps": 1},
+        "training.maxSteps": 3,
+        "training.batchSize": 8,
+        "training.logEverySteps": 1,
     }
 
-    def run(name: str, **resources: str) -> tuple[list[float], Any]:
+    def run(name: str, changes: dict[str, Any]) -> tuple[list[float], Any]:
         output = laptop.folder / name
-        changes = {f"resources.{name}": value for name, value in resources.items()}
         report = laptop.run({**given, **changes, "output.uri": f"file://{output}"}).report
         assert report.outcome == "Complete", report.message
         prefix = json.loads((output / "manifest.json").read_text())["prefix"]
@@ -215,8 +248,12 @@ def test_a_run_in_a_small_pod_learns_the_same(laptop: Any, model_folder: Path) -
         told = {each.field: each for each in report.resolved}
         return losses, told["training.gradientCheckpointing"]
 
-    plain, told = run("plain")
+    plain, told = run("plain", {})
     assert (told.value, told.why) == ("Disabled", "on the CPU, time is scarcer than memory")
-    found, told = run("small", memory="5Mi")
+    found, told = run("small", {"resources.memory": "5Mi"})
     assert told.value == "1 of 2 layers", told.why
+    assert found == plain
+    found, told = run("offloaded", {"training.gradientCheckpointing": "Offload"})
+    assert told.value == "Offload"
+    assert "of the pod's own memory" in told.why
     assert found == plain

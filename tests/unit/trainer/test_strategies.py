@@ -57,6 +57,10 @@ def test_what_transformers_is_told(
         ({**ZERO3, "training.optimizer": "Adafactor"}, "Adafactor with ZeRO3"),
         ({**ZERO3, "tuning.lora": {"learningRateRatio": 16}}, "learningRateRatio` with ZeRO3"),
         ({"distributed.strategy": "FSDP", **ALL}, "offload` with FSDP"),
+        (
+            {"distributed.strategy": "FSDP", "training.gradientCheckpointing": "Offload"},
+            "offloaded inputs of layers with FSDP",
+        ),
         ({"distributed.strategy": "ZeRO2", **ALL}, "All` with ZeRO2"),
         ({**ZERO3, **ALL, "resources.nodes": 2, "resources.gpusPerNode": 0}, "without GPUs"),
     ],

@@ -7,6 +7,7 @@ its plan whoever turns it on. `recomputation` makes the plan.
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from types import MethodType
 
 from torch import nn
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from finetune_trainer.fast.head import base_of
+from finetune_trainer.fast.offload import BlockInputs
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.recomputation import Recomputation
 
@@ -54,7 +56,10 @@ def install(model: Model, recomputation: Recomputation) -> None:
         gradient_checkpointing_func: Callable[..., Foreign] = checkpoint,
         every_n_layers: int = 1,
     ) -> None:
-        turn(self, enable, gradient_checkpointing_func, every_n_layers)
+        function = gradient_checkpointing_func
+        if recomputation.offload:
+            function = partial(BlockInputs(self.device).checkpoint, function)
+        turn(self, enable, function, every_n_layers)
         for layer in layers_of(self)[recomputation.layers :]:
             layer.gradient_checkpointing = False  # type: ignore[assignment]
 

@@ -9,7 +9,9 @@ from dataclasses import replace
 from finetune_api.meta import AUTO
 from finetune_api.quantities import amount
 from finetune_api.v1alpha1.job import FineTuneJobSpec
+from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
+from finetune_trainer.errors import TrainerError
 from finetune_trainer.fast import recompute
 from finetune_trainer.foreign import Model
 from finetune_trainer.memory import estimate, in_words, of_layers
@@ -31,6 +33,8 @@ def decide(ready: Ready, outline: Model, gpu: int | None) -> Ready:
         gpu: Bytes of a GPU, if that is known.
     """
     spec, settings = ready.spec, ready.settings
+    if spec.training.gradient_checkpointing == "Offload":
+        return _offloaded(ready, outline)
     room = gpu if settings.device == "cuda" else _of_the_pod(spec)
     if spec.training.gradient_checkpointing != AUTO or spec.tuning.type == "PrefixTuning":
         return ready
@@ -44,8 +48,10 @@ def decide(ready: Ready, outline: Model, gpu: int | None) -> Ready:
         return _told(ready, None, f"every layer: {against}")
     layers = of_layers(outline, ready.config, spec, settings)
     whole = estimate(outline, ready.config, spec, settings)
+    offload = settings.device == "cuda"
     usable, rest = round(USED * room), whole.total - whole.activations - whole.logits
-    return _told(ready, planned := plan(layers, usable - rest), _why(layers, planned, usable, rest))
+    planned = plan(layers, usable - rest, offload=offload)
+    return _told(ready, planned, _why(layers, planned, usable, rest))
 
 
 def install(ready: Ready, net: Model) -> None:
@@ -56,9 +62,27 @@ def install(ready: Ready, net: Model) -> None:
 
 def replanned(ready: Ready, before: Settings) -> Ready:
     """The run with other passes than those that were planned for: every layer, where any did."""
+    planned = before.recomputation
+    if planned and planned.offload:
+        return _told(ready, planned, "as planned, though passes are others")
     if ready.settings.gradient_checkpointing or not before.gradient_checkpointing:
         return ready
     return _told(ready, None, "every layer: passes are others than the plan was made for")
+
+
+def _offloaded(ready: Ready, outline: Model) -> Ready:
+    """What the spec demands, for as many layers as there are."""
+    if against := recompute.why_not(outline):
+        message = f"`{FIELD}: Offload`: {against}"
+        raise TrainerError(Reason.UNSUPPORTED_COMBINATION, message, "Set it to Enabled.")
+    layers = of_layers(outline, ready.config, ready.spec, ready.settings)
+    planned = Recomputation(layers.layers, layers.layers, offload=True)
+    return _told(ready, planned, f"demanded; {_waiting(layers)}")
+
+
+def _waiting(layers: LayerMemory) -> str:
+    size = in_words(layers.layers * layers.block_input)
+    return f"inputs of layers wait in {size} of the pod's own memory"
 
 
 def _of_the_pod(spec: FineTuneJobSpec) -> int | None:
@@ -84,7 +108,8 @@ def _why(layers: LayerMemory, planned: Recomputation, usable: int, rest: int) ->
         f"a layer keeps {kept}, or {given} where it computes the rest again; beside {in_words(rest)} for all "
         f"else, that makes {in_words(needed)} of the {in_words(usable)} that may be used"
     )
-    return why if needed <= usable else f"{why}: more than there is"
+    why = why if needed <= usable else f"{why}: more than there is"
+    return f"{why}; {_waiting(layers)}" if planned.offload else why
 
 
 def _told(ready: Ready, planned: Recomputation | None, why: str) -> Ready:
