@@ -97,7 +97,7 @@ bench: .venv/ready ## measure the control plane against plain Jobs; prints the r
 bench-learning: .venv/ready ## one run of every method on SmolLM2: held-out figures before and after
 	PYTHONPATH=tests $(PYTHON) benchmarks/learning.py $(ARGS)
 
-bench-trainer: .venv/ready ## ours against stock TRL on SmolLM2: tokens a second, memory, first step
+bench-trainer: .venv/ready ## ours against stock TRL on SmolLM2, at most 25 minutes: speed, memory, first step
 	PYTHONPATH=tests:benchmarks $(PYTHON) -m trainer $(ARGS)
 
 bench-gpu: .venv/ready ## each kernel against PyTorch, torch.compile and Liger, on a GPU

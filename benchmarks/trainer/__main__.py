@@ -1,78 +1,151 @@
 """Ours against stock TRL on the same rows, in one run: tokens a second, peak memory, first step.
 
-    make bench-trainer ARGS="--only SFT --rounds 3"
+    make bench-trainer ARGS="--only SFT DPO --rounds 3 --minutes 25"
 
-Each run is a fresh process; contestants take turns, so that a busy machine meets all of them. Losses are
-compared step by step, and a difference ends the benchmark. Writes `benchmarks/results/trainer.json`.
+Each run is a process of its own; contestants take turns, so that a busy machine meets all of them. Losses
+and norms of gradients are compared step by step, and a difference ends the benchmark. All cases have their
+first round before any has its second, and no round begins that would not end within `--minutes`. Writes
+`benchmarks/results/trainer.json` and the page that shows it, after every round.
 """
 
 import argparse
-import os
-import subprocess
+import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from trainer import dpo, sft
+from trainer import dpo, first_step, grpo, page, ppo, results, sft
 from trainer.case import OURS, Case
+from trainer.figures import differences
 from trainer.measured import Measured, watch
-from trainer.results import Row, compared, keep, show
+from trainer.processes import import_libraries, in_process
+from trainer.profiled import Profiling
 from trainer.workplace import Workplace
 
-CASES: dict[str, Case] = {case.name: case for case in (sft.CASE, dpo.CASE)}
-# Relative, where nothing else is said: single precision, sums in another order, a few updates on.
+CASES = {case.name: case for case in (sft.CASE, dpo.CASE, grpo.CASE, ppo.CASE, sft.BFLOAT16)}
+# Where nothing else is said: single precision, sums in another order, a few updates on.
 TOLERANCE = 1e-4
+# Norms are rounded more often than losses.
+NORMS = 10
 _LIMIT_SECONDS = 900
+
+Runs = dict[str, list[Measured]]
 
 
 def main() -> int:
     """Run, compare, show, keep."""
     given = _arguments()
+    end = time.monotonic() + 60 * given.minutes
+    import_libraries()
+    wanted = given.only or [*CASES, first_step.CASE]
     with tempfile.TemporaryDirectory() as folder:
-        place = Workplace(Path(given.folder or folder), given.steps, given.batch)
-        if given.child:
-            _train_here(CASES[given.child[0]], given.child[1], place, Path(given.out))
-            return 0
-        names = given.only or list(CASES)
-        rows = [row for name in names for row in _case(CASES[name], place, given.rounds)]
-    show(rows)
-    if not given.dry:
-        keep(rows, place)
+        contest = Contest(Path(folder), given.steps, wanted)
+        for turn in range(given.rounds):
+            contest.round(turn, end)
+            rows = contest.rows()
+            results.show(rows)
+            if not given.dry:
+                page.write(results.keep(rows, contest.profiles, contest.notes))
     return 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", default=[], choices=list(CASES))
+    parser.add_argument("--only", nargs="*", default=[], choices=[*CASES, first_step.CASE])
     parser.add_argument("--rounds", type=int, default=3, help="runs of each contestant")
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=3, help="of each run, at least 2")
+    parser.add_argument("--minutes", type=float, default=25, help="begin no round that ends later")
     parser.add_argument("--dry", action="store_true", help="keep nothing")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--out", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def _train_here(case: Case, contestant: str, place: Workplace, out: Path) -> None:
-    measured = watch()
-    case.contestants[contestant](place)
-    measured.write(out)
+class Contest:
+    """Runs contestants, round by round.
 
+    Args:
+        folder: For everything that they write.
+        steps: Optimiser steps of a run.
+        wanted: Names of cases.
 
-def _case(case: Case, place: Workplace, rounds: int) -> list[Row]:
-    runs: dict[str, list[Measured]] = {name: [] for name in case.contestants}
-    for turn in range(rounds):
+    Attributes:
+        profiles: Of ours, by case.
+    """
+
+    def __init__(self, folder: Path, steps: int, wanted: Sequence[str]) -> None:
+        self._folder, self._steps = folder, steps
+        self._cases = [CASES[name] for name in wanted if name in CASES]
+        self._runs: dict[str, Runs] = {
+            case.name: {name: [] for name in case.contestants} for case in self._cases
+        }
+        self._first: first_step.Runs | None = {} if first_step.CASE in wanted else None
+        self._seconds: dict[str, float] = {}
+        self.profiles: dict[str, Any] = {}
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What a reader must know, by case."""
+        return {case.name: case.told for case in self._cases if case.told}
+
+    def round(self, turn: int, end: float) -> None:
+        """A run of each contestant in each case that may have one and would end in time."""
+        for case in self._cases:
+            if turn < (case.rounds or turn + 1):
+                self._timed(case.name, partial(self._case, case, turn), end)
+        if self._first is not None:
+            work = partial(first_step.add_round, self._folder, self._first, turn)
+            self._timed(first_step.CASE, work, end)
+        for case in self._cases if turn == 0 else ():
+            _say(f"{case.name}, profile of ours")
+            self._train(case, OURS, Profiling())
+            self.profiles[case.name] = json.loads(self._out.read_text("utf-8"))
+
+    def rows(self) -> list[results.Row | first_step.Row]:
+        """Of everything that ran so far."""
+        rows: list[results.Row | first_step.Row] = []
+        for case in self._cases:
+            rows += results.compared(case, self._runs[case.name])
+        return rows + first_step.compared(self._first or {})
+
+    def _timed(self, name: str, work: Callable[[], None], end: float) -> None:
+        began = time.monotonic()
+        if began + self._seconds.get(name, 0) > end:
+            _say(f"{name}: no time for another round")
+            return
+        work()
+        self._seconds[name] = time.monotonic() - began
+
+    def _case(self, case: Case, turn: int) -> None:
+        runs = self._runs[case.name]
         for name in _in_turn(list(case.contestants), turn):
-            print(f"{case.name}, {name}, {turn + 1} of {rounds}", file=sys.stderr, flush=True)
-            runs[name].append(_in_process(case, name, place))
+            _say(f"{case.name}, {name}, {turn + 1}")
+            self._train(case, name, Measured())
+            runs[name].append(Measured.read(self._out))
             _require_equal(case, name, runs)
-        for name, command in _commands(case, place).items():
-            seconds = _until_first_step(command, place)
-            runs[name][-1].first_step = seconds
-    return compared(case, runs)
+
+    @property
+    def _out(self) -> Path:
+        return self._folder / "measured.json"
+
+    def _train(self, case: Case, name: str, observer: Measured | Profiling) -> None:
+        place = Workplace(self._folder, case.steps or self._steps, case.batch)
+
+        def work() -> None:
+            watch(observer)
+            case.contestants[name](place)
+            observer.write(self._out)
+
+        try:
+            in_process(work, self._folder / "log.txt", _LIMIT_SECONDS)
+        except SystemExit as error:
+            raise SystemExit(f"{case.name}, {name}: {error}") from None
+
+
+def _say(what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 
 def _in_turn(names: Sequence[str], turn: int) -> list[str]:
@@ -82,55 +155,17 @@ def _in_turn(names: Sequence[str], turn: int) -> list[str]:
     return [OURS, *others[start:], *others[:start]]
 
 
-def _in_process(case: Case, name: str, place: Workplace) -> Measured:
-    out = place.folder / "measured.json"
-    command = [sys.executable, "-P", "-m", "trainer", "--child", case.name, name]
-    command += ["--out", str(out), "--folder", str(place.folder)]
-    command += ["--steps", str(place.steps), "--batch", str(place.batch)]
-    log = place.folder / "log.txt"
-    with log.open("w") as stream:
-        done = subprocess.run(
-            command, stdout=stream, stderr=stream, timeout=_LIMIT_SECONDS, check=False
-        )
-    if done.returncode:
-        raise SystemExit(f"{case.name}, {name} failed:\n{log.read_text()[-3000:]}")
-    return Measured.read(out)
-
-
-def _require_equal(case: Case, name: str, runs: dict[str, list[Measured]]) -> None:
+def _require_equal(case: Case, name: str, runs: Runs) -> None:
     mine, theirs = runs[OURS][0], runs[name][-1]
     allowed = case.tolerances.get(name, TOLERANCE)
-    pairs = zip(mine.losses, theirs.losses, strict=True)
-    worst = max(abs(a - b) / abs(a) for a, b in pairs)
-    if worst > allowed or mine.tokens != theirs.tokens:
+    losses = differences(mine.losses, theirs.losses)
+    norms = differences(mine.norms, theirs.norms)
+    if losses > allowed or norms > NORMS * allowed or mine.tokens != theirs.tokens:
         raise SystemExit(
-            f"{case.name}, {name}: not the same training: losses {theirs.losses} and ours "
-            f"{mine.losses}, tokens {theirs.tokens} and ours {mine.tokens}"
+            f"{case.name}, {name}: not the same training as ours: losses {theirs.losses} and "
+            f"{mine.losses}, norms {theirs.norms} and {mine.norms}, "
+            f"tokens {theirs.tokens} and {mine.tokens}"
         )
-
-
-def _commands(case: Case, place: Workplace) -> dict[str, list[str]]:
-    if case.job is None or case.command is None:
-        return {}
-    own = [sys.executable, "-P", "-m", "finetune_trainer", "run", str(case.job(place))]
-    return {OURS: own, case.best[0]: case.command(place)}
-
-
-def _until_first_step(command: list[str], place: Workplace) -> float:
-    """Seconds from the start of a process until it tells the loss of its first step."""
-    environment = {**os.environ, "FINETUNE_SCRATCH": str(place.folder / "scratch-first")}
-    began = time.monotonic()
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    )
-    try:
-        for line in process.stdout or ():
-            if "loss" in line and ("grad_norm" in line or '"step":1' in line.replace(" ", "")):
-                return time.monotonic() - began
-    finally:
-        process.kill()
-        process.wait()
-    raise SystemExit(f"{command[:4]} told of no step")
 
 
 if __name__ == "__main__":

@@ -23,23 +23,24 @@ class Case:
     """One method.
 
     Attributes:
-        name: Of the method.
-        contestants: Ours, and the library's trainer with several settings, by name; each trains in the
-            process that it is called in. The first of the library is its default.
-        best: Which of them is the library at its best.
-        tolerances: Largest relative difference of a step's loss from ours, by contestant.
-        speedup: Wanted, against the library's default.
-        job: Writes the manifest of our run, for the time to the first step.
-        command: The library's command for the same, if it has one.
+        name: Of the method, and of what is special.
+        contestants: Ours, and others by name; each trains in the process that it is called in.
+        speeds: How many times as fast ours shall be, by contestant.
+        tolerances: Largest difference of a step's loss from ours, by contestant; see `equality`.
+        steps: Optimiser steps of a run, if this case has its own number.
+        batch: Rows a step; in cases whose model answers, prompts.
+        rounds: The most runs of each contestant, if this case has its own number.
+        told: What a reader of its rows must know.
     """
 
     name: str
     contestants: Mapping[str, Train]
-    best: tuple[str, ...]
-    speedup: float
+    speeds: Mapping[str, float]
     tolerances: Mapping[str, float] = field(default_factory=dict)
-    job: Callable[[Workplace], Path] | None = None
-    command: Callable[[Workplace], list[str]] | None = None
+    steps: int | None = None
+    batch: int = 4
+    rounds: int | None = None
+    told: str = ""
 
 
 def write_job(place: Workplace, name: str, data: Path, spec: Mapping[str, Any]) -> Path:

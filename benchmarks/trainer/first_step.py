@@ -1,32 +1,27 @@
-"""Time to the first step: `finetune-trainer run` against `trl sft`, from the start of the process.
-
-    PYTHONPATH=tests:benchmarks python -P -m trainer.first_step --rounds 3
+"""The case of the first step: `finetune-trainer run` against `trl sft`, from the start of the process.
 
 Each is the command that a user types, with its own imports, its own reading of files and its own checks; both
 train LoRA on the same rows, all of which stand in the first step, so that the losses of that step must be
 equal whatever the order. Contestants take turns. What a command tells of its first step ends its time; the
-CPU time is that of all processes that it started. Writes `benchmarks/results/first_step.json`.
+CPU time is that of all processes that it started. Called by `__main__`, like the other cases.
 """
 
-import argparse
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from support.definition import ROOT
 from trainer import sft
 from trainer.case import OURS
-from trainer.results import Spread, circumstances
+from trainer.figures import Goal, Spread, ratios
 from trainer.workplace import Workplace
 
-RESULTS = ROOT / "benchmarks/results/first_step.json"
+CASE = "first step"
+BATCH = 4
 STOCK = "trl sft"
 # Sums in another order; the libraries' own rounding of what they print.
 _TOLERANCE = 1e-3
@@ -51,18 +46,28 @@ class FirstStep:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """Figures of several runs of one contestant.
+class Row:
+    """One contestant.
 
     Attributes:
+        case: What is measured.
+        contestant: Who.
+        rounds: Runs.
         seconds: By the clock.
         cpu_seconds: Of all its processes.
-        of_ours: Our CPU seconds over this one's, round by round.
+        share_of_ours: Our seconds over this one's, round by round.
+        cpu_share_of_ours: The same by CPU time.
+        goals: What is wanted of ours against this one, and whether it is met.
     """
 
+    case: str
+    contestant: str
+    rounds: int
     seconds: Spread
     cpu_seconds: Spread
-    of_ours: Spread
+    share_of_ours: Spread
+    cpu_share_of_ours: Spread
+    goals: list[Goal]
 
 
 class OneStep(Workplace):
@@ -74,33 +79,44 @@ class OneStep(Workplace):
         return self.batch
 
 
-def compare(place: Workplace, rounds: int) -> dict[str, Compared]:
+Runs = dict[str, list[FirstStep]]
+
+
+def add_round(folder: Path, runs: Runs, turn: int) -> None:
     """Run both in turn, and see that they train alike.
 
     Args:
-        place: Where they read and write.
-        rounds: Runs of each.
+        folder: Where they read and write.
+        runs: Takes what is found, by contestant.
+        turn: Of which round; every other one begins with the other contestant.
     """
     # With one step in all, it is told at once by both.
-    place = OneStep(place.folder, 1, place.batch)
+    place = OneStep(folder, 1, BATCH)
     own = [sys.executable, "-P", "-m", "finetune_trainer", "run", str(sft.job(place))]
     commands = {OURS: own, STOCK: sft.command(place)}
-    runs: dict[str, list[FirstStep]] = {name: [] for name in commands}
-    for turn in range(rounds):
-        for name in list(commands)[:: 1 if turn % 2 == 0 else -1]:
-            runs[name].append(first_step(name, commands[name], place.folder))
-        mine, theirs = runs[OURS][-1].loss, runs[STOCK][-1].loss
-        if abs(mine - theirs) > _TOLERANCE * mine:
-            raise SystemExit(f"not the same first step: losses {mine} and {theirs}")
-    return {name: _compared(runs[OURS], found) for name, found in runs.items()}
+    for name in list(commands)[:: 1 if turn % 2 == 0 else -1]:
+        runs.setdefault(name, []).append(first_step(name, commands[name], folder))
+    mine, theirs = runs[OURS][-1].loss, runs[STOCK][-1].loss
+    if abs(mine - theirs) > _TOLERANCE * mine:
+        raise SystemExit(f"not the same first step: losses {mine} and {theirs}")
 
 
-def _compared(mine: list[FirstStep], theirs: list[FirstStep]) -> Compared:
-    pairs = zip(mine, theirs, strict=True)
-    return Compared(
-        Spread.of([run.seconds for run in theirs]),
-        Spread.of([run.cpu_seconds for run in theirs]),
-        Spread.of([a.cpu_seconds / b.cpu_seconds for a, b in pairs]),
+def compared(runs: Runs) -> list[Row]:
+    """A row for each contestant."""
+    return [_row(name, runs[OURS], runs[name]) for name in (OURS, STOCK) if name in runs]
+
+
+def _row(name: str, mine: list[FirstStep], theirs: list[FirstStep]) -> Row:
+    share = ratios(mine, theirs, lambda run: run.seconds)
+    return Row(
+        case=CASE,
+        contestant=name,
+        rounds=len(theirs),
+        seconds=Spread.of([run.seconds for run in theirs]),
+        cpu_seconds=Spread.of([run.cpu_seconds for run in theirs]),
+        share_of_ours=share,
+        cpu_share_of_ours=ratios(mine, theirs, lambda run: run.cpu_seconds),
+        goals=[] if name == OURS else [Goal.first_step(share.median)],
     )
 
 
@@ -149,24 +165,3 @@ def cpu_seconds(session: int) -> float:
         if int(fields[3]) == session:
             ticks += sum(int(each) for each in fields[11:15])
     return ticks / _TICKS
-
-
-def main() -> int:
-    """Compare, and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=4)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        place = Workplace(Path(folder), 1, given.batch)
-        found = compare(place, given.rounds)
-        for name, figures in found.items():
-            print(f"{name:10} {figures}")
-        told = {name: asdict(figures) for name, figures in found.items()}
-        kept = {**circumstances(place), "rounds": given.rounds, "contestants": told}
-        RESULTS.write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

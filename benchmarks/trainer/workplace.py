@@ -1,25 +1,25 @@
 """What all contestants are given: SmolLM2-135M, rows of uneven lengths, the order of the rows.
 
-Prompts and answers are paragraphs of this repository's own documentation: real sentences, of five to some
-hundred tokens.
+Prompts and answers are paragraphs of Python's own manual, which comes with Python: real sentences, of five
+to some hundred tokens, that no change of this repository touches. They go with Python's version, which
+the result names.
 """
 
-import itertools
 import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 from finetune_trainer.foreign import Foreign
 from support.definition import ROOT
 
 SEED = 42
-# Rows that differ from run to run would not be comparable with an older result.
-_PAGES = ("concepts", "guides")
 _FEWEST, _MOST = 20, 700
 Row = dict[str, Any]
 
@@ -45,10 +45,7 @@ class Workplace:
 
     def model(self) -> Path:
         """SmolLM2-135M-Instruct, converted once by example 01."""
-        code = "import prepare; print(prepare.converted_model())"
-        place = ROOT / "examples/01-kubectl-assistant"
-        said = subprocess.check_output([sys.executable, "-c", code], cwd=place, text=True)
-        return Path(said.splitlines()[-1])
+        return _converted_model()
 
     def data(self, name: str, rows: Sequence[Row]) -> Path:
         """A file of rows."""
@@ -58,28 +55,26 @@ class Workplace:
         return path
 
 
+@cache
+def _converted_model() -> Path:
+    code = "import prepare; print(prepare.converted_model())"
+    place = ROOT / "examples/01-kubectl-assistant"
+    said = subprocess.check_output([sys.executable, "-c", code], cwd=place, text=True)
+    return Path(said.splitlines()[-1])
+
+
 def answers(count: int) -> list[Row]:
     """Prompts with an answer each: a paragraph, and the one that follows it on its page."""
-    rows = [
-        # No token can belong to both sides: the library and we would draw the line elsewhere.
+    # No token can belong to both sides: the library and we would draw the line elsewhere.
+    return [
         {"prompt": f"{before}\n\nNext:", "completion": f" {after}"}
-        for page in _pages()
-        for before, after in itertools.pairwise(_paragraphs(page))
+        for before, after in _neighbours(2)[:count]
     ]
-    random.Random(SEED).shuffle(rows)  # noqa: S311
-    return [rows[number % len(rows)] for number in range(count)]
 
 
 def preferences(count: int) -> list[Row]:
     """Pairs of answers to prompts longer than they: the next paragraph, and one from elsewhere."""
-    pages = [list(_paragraphs(page)) for page in _pages()]
-    runs = [
-        paragraphs[first : first + 4]
-        for paragraphs in pages
-        for first in range(len(paragraphs) - 3)
-    ]
-    draw = random.Random(SEED)  # noqa: S311
-    draw.shuffle(runs)
+    runs = _neighbours(4)
     return [
         {
             "prompt": "\n\n".join(runs[number][:3]) + "\n\n",
@@ -90,14 +85,26 @@ def preferences(count: int) -> list[Row]:
     ]
 
 
-def _pages() -> list[Path]:
-    return sorted(page for part in _PAGES for page in (ROOT / "docs" / part).glob("*.md"))
+def prompts(count: int) -> list[Row]:
+    """Prompts alone: two paragraphs."""
+    return [{"prompt": "\n\n".join(run) + "\n\n"} for run in _neighbours(2)[:count]]
 
 
-def _paragraphs(page: Path) -> Iterator[str]:
-    for part in page.read_text("utf-8").split("\n\n"):
-        if _FEWEST < len(part) < _MOST and not part.startswith("#"):
-            yield part.strip()
+@cache
+def _neighbours(count: int) -> list[list[str]]:
+    """So many paragraphs that stand after each other on a page, in an order that is always the same."""
+    runs = [
+        paragraphs[first : first + count]
+        for paragraphs in map(_paragraphs, sorted(topics))
+        for first in range(len(paragraphs) - count + 1)
+    ]
+    random.Random(SEED).shuffle(runs)  # noqa: S311
+    return runs
+
+
+def _paragraphs(page: str) -> list[str]:
+    parts = (" ".join(part.split()) for part in topics[page].split("\n\n"))
+    return [part for part in parts if _FEWEST < len(part) < _MOST]
 
 
 def take_our_order(trainer: Foreign) -> None:
