@@ -55,6 +55,7 @@ def test_dpo(run: Any, laptop: Any) -> None:
     assert figures["rewardAccuracy"][1] > 0.8
     assert figures["rewardMargin"][1] > 1
     assert resolved(outcome)["method.dpo.reference"] == "the model before training"
+    assert resolved(outcome)["method.dpo.reference.precompute"] == "kept over epochs"
     assert set(outcome.report.progress.metrics) >= {"rewardMargin", "rewardAccuracy"}
     assert fast_paths(outcome.report) == ("fused", "none")
     published = {p.name for p in Path(laptop.folder / "out").rglob("*") if p.is_dir()}

@@ -3,7 +3,7 @@
 import random
 import re
 from dataclasses import fields, replace
-from math import log
+from math import isnan, log
 from pathlib import Path
 from typing import Any, get_args
 
@@ -181,6 +181,30 @@ def test_the_reference_stays_where_the_policy_began(build: Any) -> None:
     assert not torch.allclose(trainer.reference.before_training(batch), at_start, atol=1e-2)
     # TRL would have added a second adapter.
     assert list(trainer.model.peft_config) == ["default"]
+
+
+def test_only_rows_that_training_comes_to_are_asked_about(build: Any) -> None:
+    settings = replace(SETTINGS, total_steps=2, learning_rate=0.05)
+    in_each_step = losses(build(block("Sigmoid"), settings, precompute=False))
+    trainer = build(block("Sigmoid"), settings)
+    found = trainer.remember(None)
+    assert (found.asked, found.rows, found.size) == (8, 10, 2 * 8 * 10)
+    unasked = [value for value in trainer.train_dataset["ref_chosen_logps"] if isnan(value)]
+    assert len(unasked) == 2
+    assert trainer.reference is None
+    assert losses(trainer) == pytest.approx(in_each_step, abs=1e-5)
+
+
+def test_a_checkpoint_holds_what_the_reference_said(build: Any, tmp_path: Path) -> None:
+    trainer = build(block("Sigmoid"), replace(SETTINGS, learning_rate=0.05))
+    losses(trainer)
+    trainer.capture(tmp_path / "saved")
+    again = build(block("Sigmoid"), replace(SETTINGS, micro_batch_size=1))
+    assert again.remember(tmp_path / "saved").seconds is None
+    for name in again.reference_columns:
+        # To the bit, also where passes hold other rows than before.
+        assert again.train_dataset[name] == trainer.train_dataset[name]
+    assert again.remember(tmp_path / "saved") is None
 
 
 def test_full_tuning_has_a_frozen_reference(build: Any, model_folder: Path) -> None:

@@ -22,6 +22,7 @@ from finetune_trainer.preference.pairs import (
     ordered,
 )
 from finetune_trainer.preference.reference import NoReferenceModel, Reference
+from finetune_trainer.preference.remembered import Columns, RemembersReference
 from finetune_trainer.preference.step import MeansOverRows, Recorder, RowFigures, Size, WholeStep
 from finetune_trainer.resolve import Settings
 from finetune_trainer.resume.trainer import Resumable
@@ -29,13 +30,13 @@ from finetune_trainer.resume.trainer import Resumable
 _REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
 
-class ReferencedPairs(Resumable, WholeStep, MeansOverRows, DPOTrainer):
+class ReferencedPairs(RemembersReference, Resumable, WholeStep, MeansOverRows, DPOTrainer):
     """Trains on pairs against a reference.
 
     Args:
         settings: Of the run.
         make_reference: Gives the reference, once the model has the fused head.
-        precompute: Whether to ask the reference about all rows now, and never again.
+        precompute: Whether to ask the reference about all rows once, before training.
         likelihood: Weight of the SFT term.
         arguments: Those of TRL's trainer.
 
@@ -45,7 +46,7 @@ class ReferencedPairs(Resumable, WholeStep, MeansOverRows, DPOTrainer):
         first_likelihood: The SFT term of the first step by the reference, in nats, and its tokens.
     """
 
-    train_dataset: Foreign
+    reference_columns = _REFERENCE_COLUMNS
     eval_dataset: Foreign
 
     def __init__(
@@ -64,14 +65,12 @@ class ReferencedPairs(Resumable, WholeStep, MeansOverRows, DPOTrainer):
         self.fitted = answer_head.install(self.model, settings.max_length)
         # Log-probabilities of the reference come with each batch, whenever they were computed.
         self.ref_model, self.precompute_ref_logps = None, True
-        self.reference: Reference | None = make_reference(self.model)
+        self.reference = make_reference(self.model)
         self.fitted_reference = self.reference.fitted
+        self._precompute = precompute
         if self.eval_dataset is not None:
-            self.eval_dataset = self._with_reference(self.eval_dataset, self.reference)
-        if precompute:
-            self.train_dataset = self._with_reference(self.train_dataset, self.reference)
-            self.reference = None
-        else:
+            self.eval_dataset = self.with_reference(self.eval_dataset, self.reference)
+        if not precompute:
             first = next(chunks(self.train_dataset, settings.micro_batch_size))
             self.reference.require_switch(self.batch(first))
 
@@ -82,6 +81,10 @@ class ReferencedPairs(Resumable, WholeStep, MeansOverRows, DPOTrainer):
         """Rows as tensors on the device."""
         batch: Batch = self.data_collator(rows)
         return {name: tensor.to(self._settings.device) for name, tensor in batch.items()}
+
+    def ask(self, reference: Reference, rows: list[dict[str, Any]]) -> Columns:
+        """Log-probabilities of both answers of each row."""
+        return _columns(reference.before_training(self.batch(rows)))
 
     def size(self, batch: Batch) -> Size:
         """Pairs, and tokens of the better answers."""
@@ -151,16 +154,6 @@ class ReferencedPairs(Resumable, WholeStep, MeansOverRows, DPOTrainer):
             "logps/rejected": sums[1],
         }
         self.rows.note(batch, **figures)
-
-    def _with_reference(self, rows: Dataset, reference: Reference) -> Dataset:
-        found = [
-            _columns(reference.before_training(self.batch(chunk)))
-            for chunk in chunks(rows, self._settings.micro_batch_size)
-        ]
-        for name in _REFERENCE_COLUMNS:
-            values = [value for part in found for value in part[name].tolist()]
-            rows = rows.add_column(name, values)
-        return rows
 
 
 def _columns(sums: torch.Tensor) -> Batch:

@@ -13,9 +13,9 @@ of one forward pass; here it is from all rows of the step, so that neither depen
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from datasets import Dataset
 
 from finetune_api.v1alpha1.method import KTO
 from finetune_trainer import processes
@@ -25,6 +25,7 @@ from finetune_trainer.preference.answer_trainer import AnswerTrainer
 from finetune_trainer.preference.judged import OWN, STRANGE
 from finetune_trainer.preference.pairs import chunks, forward
 from finetune_trainer.preference.reference import Reference
+from finetune_trainer.preference.remembered import Columns, RemembersReference
 from finetune_trainer.preference.step import Size
 from finetune_trainer.spreading import Void
 from finetune_trainer.watch import Measures
@@ -45,13 +46,13 @@ class Ratios:
     desirable: torch.Tensor
 
 
-class JudgedAnswers(AnswerTrainer):
+class JudgedAnswers(RemembersReference, AnswerTrainer):
     """Trains on judged answers against a reference.
 
     Args:
         block: The settings of the method.
         make_reference: Gives the reference, once the model has the fused head.
-        precompute: Whether to ask the reference about all rows now, and never again.
+        precompute: Whether to ask the reference about all rows once, before training.
         arguments: Those of `AnswerTrainer`.
 
     Attributes:
@@ -59,6 +60,8 @@ class JudgedAnswers(AnswerTrainer):
         desirable: Rows of the first step that were judged good, on this process.
         undesirable: Those that were judged bad.
     """
+
+    reference_columns = (OWN, STRANGE)
 
     def __init__(
         self,
@@ -71,14 +74,12 @@ class JudgedAnswers(AnswerTrainer):
         super().__init__(**arguments)
         self._block, self._divergence = block, torch.zeros(())
         self.desirable, self.undesirable = 0, 0
-        self.reference: Reference | None = make_reference(self.model)
+        self.reference = make_reference(self.model)
         self.fitted_reference = self.reference.fitted
+        self._precompute = precompute
         if self.eval_dataset is not None:
-            self.eval_dataset = self._with_reference(self.eval_dataset, self.reference)
-        if precompute:
-            self.train_dataset = self._with_reference(self.train_dataset, self.reference)
-            self.reference = None
-        else:
+            self.eval_dataset = self.with_reference(self.eval_dataset, self.reference)
+        if not precompute:
             first = next(chunks(self.train_dataset, self._settings.micro_batch_size))
             self.reference.require_switch(self.batch(first))
 
@@ -163,15 +164,13 @@ class JudgedAnswers(AnswerTrainer):
         sums: torch.Tensor = forward(model, batch, self._settings).log_probs.float().sum(1)
         return sums
 
-    def _with_reference(self, rows: Dataset, reference: Reference) -> Dataset:
-        found: dict[str, list[float]] = {OWN: [], STRANGE: []}
-        for chunk in chunks(rows, self._settings.micro_batch_size):
-            batch = self.batch(chunk)
-            found[OWN] += reference.before_training(batch).tolist()
-            found[STRANGE] += reference.before_training(strange(batch)).tolist()
-        for name, values in found.items():
-            rows = rows.add_column(name, values)
-        return rows
+    def ask(self, reference: Reference, rows: list[dict[str, Any]]) -> Columns:
+        """Log-probabilities of each row's own answer and of the strange one."""
+        batch = self.batch(rows)
+        return {
+            OWN: reference.before_training(batch),
+            STRANGE: reference.before_training(strange(batch)),
+        }
 
 
 def strange(batch: Batch) -> Batch:

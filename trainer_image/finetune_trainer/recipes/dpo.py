@@ -6,6 +6,7 @@ losses are TRL's; rows, reference, checks and evaluation are ours.
 """
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from transformers import PrinterCallback
@@ -81,6 +82,11 @@ class DPO(PairRecipe):
     def fast_paths(self, ready: Ready, trainer: Foreign) -> list[Resolved]:
         """What became of the log-probabilities of answers."""
         return answers(trainer.fitted, trainer.fitted_reference)
+
+    def before_training(self, trainer: Foreign, checkpoint: Path | None) -> list[Resolved]:
+        """Ask the reference about the rows."""
+        remembered = trainer.remember(checkpoint)
+        return [remembered.told(f"{self.field}.reference")] if remembered else []
 
     def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer | None:
         """The losses of two equal policies, weighted."""

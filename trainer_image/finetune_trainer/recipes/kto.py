@@ -6,6 +6,7 @@ The formulas are in `preference.judged_trainer`, which is ours on the loop of tr
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from transformers import PrinterCallback, TrainingArguments
@@ -102,6 +103,11 @@ class KTO(Recipe):
     def fast_paths(self, ready: Ready, trainer: Foreign) -> list[Resolved]:
         """What became of the log-probabilities of answers."""
         return answers(trainer.fitted, trainer.fitted_reference)
+
+    def before_training(self, trainer: Foreign, checkpoint: Path | None) -> list[Resolved]:
+        """Ask the reference about the rows."""
+        remembered = trainer.remember(checkpoint)
+        return [remembered.told(REFERENCE)] if remembered else []
 
     def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer | None:
         """Half the mean weight: while r and z0 are zero, σ is one half."""

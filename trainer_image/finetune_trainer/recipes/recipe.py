@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from finetune_api.v1alpha1.job import FineTuneJobSpec
@@ -161,6 +162,15 @@ class Recipe(ABC):
     def fast_paths(self, ready: Ready, trainer: Foreign) -> list[Resolved]:
         """Which loss and which batches the trainer has, as the status tells it."""
         return told.library("no loss of ours fits this task", "the library pads rows to one length")
+
+    def before_training(self, trainer: Foreign, checkpoint: Path | None) -> list[Resolved]:
+        """What is done once before the first step, as the status tells it; all processes do it.
+
+        Args:
+            trainer: Of this recipe.
+            checkpoint: The folder that training goes on from.
+        """
+        return []
 
     def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer | None:
         """What the loss of the first step must be; None where nothing is known.

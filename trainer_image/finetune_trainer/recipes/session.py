@@ -130,6 +130,7 @@ class Session:
         else:
             with distributed.before_training(self.trainer, self._ready.settings):
                 self._start = Start(self.look(), fingerprints(self._net))
+        self._tell(self._recipe.before_training(self.trainer, folder))
         with saving.training(), self._standstill.watching():
             self.trainer.train(resume_from_checkpoint=str(folder) if folder else None)
         steps = self._watch.steps_learnt(self.trainer.state.global_step)
