@@ -4,6 +4,7 @@ Called by `__main__`, as is `check`, which goes the same way without weights, GP
 is the point: what can fail in seconds fails before torch is imported.
 """
 
+import gc
 import os
 import shutil
 import threading
@@ -67,7 +68,8 @@ def execute(
         given: What to run.
         environment: Where things are.
         reporter: Told about phases, steps and choices.
-        alone: Whether this process runs nothing else, so that libraries can be shut out of it.
+        alone: Whether this process runs nothing else, and ends with it: then it may be
+            made to suit the job, such as by shutting out libraries.
 
     Raises:
         TrainerError: Any failure that has a reason.
@@ -88,7 +90,11 @@ def execute(
     examples = start.examples(found)
     reporter.phase("LoadingModel")
     context = start.context(found, found.models, examples)
-    return importing.wait()(context)
+    recipe = importing.wait()
+    if alone:
+        # Of the million objects of the libraries nothing becomes garbage: look at them no more.
+        gc.freeze()
+    return recipe(context)
 
 
 def check(
