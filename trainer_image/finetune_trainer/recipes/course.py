@@ -3,16 +3,14 @@
 Called by `run` with the recipe of the method. What differs between methods is asked of the recipe.
 """
 
-import gc
 from dataclasses import replace
 from typing import Any
-
-import torch
 
 from finetune_api.records import Report
 from finetune_trainer import (
     compatible,
     distributed,
+    freed,
     merged,
     model,
     processes,
@@ -43,8 +41,7 @@ def run(recipe: Recipe, context: Context) -> Report:
     if not processes.is_main():
         return distributed.done()
     # Only now is the trained model out of memory, and the published one can be loaded beside nothing.
-    gc.collect()
-    torch.cuda.empty_cache()
+    freed.give_back()
     if ready.spec.output.merged:
         context.reporter.phase("Saving")
         places = (context.output_folder, context.base)
