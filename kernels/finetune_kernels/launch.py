@@ -16,11 +16,18 @@ ELEMENTWISE_BLOCK = 1024
 ROW_BLOCK = 4096
 # Read once: Triton reads it when it decorates the kernels, and torch.compile cannot follow its reading.
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
+# The generation that tensors on a CPU stand for: `ahead_of_time` sets it to compile for a chip.
+GENERATION = 0
 
 
 def kernels_run_on(x: Tensor) -> bool:
     """Whether Triton kernels can run on the device of `x`: a GPU, or any with the interpreter on."""
     return x.is_cuda or INTERPRETED
+
+
+def generation(x: Tensor) -> int:
+    """The major number of the GPU's compute capability, such as 9 for sm_90."""
+    return torch.cuda.get_device_capability(x.device)[0] if x.is_cuda else GENERATION
 
 
 def sum_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -1,10 +1,12 @@
 """Every operation at the shapes of real models: what `compilation` has to compile.
 
 Widths and vocabularies are those of 1B, 8B and 70B models; bfloat16 throughout, other dtypes at one shape.
-A new operation adds its cases here. Called by `table`.
+Attention, whose kernels fill registers and shared memory, has every size of heads in every dtype.
+A new operation adds its cases here. Called by `__main__`.
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -13,27 +15,55 @@ import torch
 from torch import Tensor
 
 from finetune_kernels import ops
-from finetune_kernels.ahead_of_time.launches import Launch, recording
+from finetune_kernels.ahead_of_time.chips import CHIPS, Chip
+from finetune_kernels.ahead_of_time.launches import Entry, Launch, recording
 from finetune_kernels.ops.glu import ACTIVATIONS, gated, glu_backward_
 
 # Divisible by 16, as the rows of real batches are; few, for tensors exist although nothing runs.
 _ROWS = 16
 _VOCABULARY = 128256
 _WIDTHS = (
-    (2048, torch.bfloat16),
     (4096, torch.bfloat16),
+    (2048, torch.bfloat16),
     (8192, torch.bfloat16),
     (4096, torch.float16),
     (4096, torch.float32),
 )
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 Case = tuple[str, Callable[[], Any]]
 
 
-def launches() -> list[Launch]:
-    """The launches of all cases, in the catalogue's order."""
+def entries() -> list[Entry]:
+    """The launches of all cases, in the catalogue's order.
+
+    Raises:
+        ValueError: Two of them have one name in the table, or chips have different kernels.
+    """
+    every = [Entry(launches) for launches in zip(*map(_launches, CHIPS), strict=True)]
+    # Cases share kernels, such as that of the row sums of attention.
+    unique: dict[str, Entry] = {}
+    for entry in every:
+        unique.setdefault(entry.digest, entry)
+    found = list(unique.values())
+    keys = [entry.key for entry in found]
+    mixed = [e.key for e in found if len({(x.name, x.label) for x in e.launches}) > 1]
+    if problems := sorted({key for key in keys if keys.count(key) > 1} | set(mixed)):
+        raise ValueError(f"these need labels of their own: {problems}")
+    return found
+
+
+def representative(catalogue: Sequence[Entry]) -> list[Entry]:
+    """The first entry of every kernel: what every run of the tests compiles."""
+    first: dict[str, Entry] = {}
+    for entry in catalogue:
+        first.setdefault(entry.key[0], entry)
+    return list(first.values())
+
+
+def _launches(chip: Chip) -> list[Launch]:
     found: list[Launch] = []
     for label, call in _cases():
-        with recording(label) as launched:
+        with recording(label, chip) as launched:
             call()
         found += launched
     return found
@@ -77,7 +107,10 @@ def _rope() -> Iterator[Case]:
         q, k = (_leaf(1, _ROWS, n, size).transpose(1, 2) for n in (heads, groups))
         table, positions = torch.zeros(4096, size), torch.zeros(1, _ROWS, dtype=torch.long)
         label = f"heads={heads}/{groups} D={size} bf16"
-        yield label, partial(_both_ways, ops.rope, q, k, table, table, positions)
+        yield label, partial(ops.rope, q, k, table, table, positions)
+        # The same kernel, with the sine turned.
+        both = (q.detach(), k.detach(), table, table, positions, True)
+        yield f"{label} backward", partial(torch.ops.finetune.rope, *both)
 
 
 def _gates() -> Iterator[Case]:
@@ -118,7 +151,9 @@ def _four_bits() -> Iterator[Case]:
 
 
 def _attention() -> Iterator[Case]:
-    # The commonest size of heads alone: each chip takes the compiler half a minute.
-    q, k, v = (_leaf(256, heads, 128) for heads in (8, 2, 2))
     spans = ops.Documents.rows(1, 256)
-    yield "heads=8/2 D=128 bf16", partial(_both_ways, ops.attention, q, k, v, spans)
+    for size, dtype in itertools.product((128, 64, 96, 256), _DTYPES):
+        q, k, v = (_leaf(256, heads, size, dtype=dtype) for heads in (8, 2, 2))
+        label = f"heads=8/2 D={size} {_short(dtype)}"
+        yield label, partial(_both_ways, ops.attention, q, k, v, spans)
+        yield f"{label} window", partial(_both_ways, ops.attention, q, k, v, spans, window=128)

@@ -1,9 +1,10 @@
 """One launch to the machine code of one chip, and what that takes; many of them beside each other.
 
 Results are kept under `~/.cache/finetune-operator/kernels` (or `FINETUNE_CACHE`) by the kernel's source,
-its arguments, the chip and Triton's version, so only what changed is compiled anew. Called by `table`.
+its arguments, the chip and Triton's version, so only what changed is compiled anew. Called by `__main__`.
 """
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -20,12 +21,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from finetune_kernels.ahead_of_time.chips import (
+    CHIPS,
     MAX_BLOCK_REGISTERS,
     MAX_THREAD_REGISTERS,
     THREADS_OF_A_WARP,
     Chip,
 )
-from finetune_kernels.ahead_of_time.launches import Launch
+from finetune_kernels.ahead_of_time.launches import Entry, Launch
 
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
@@ -58,23 +60,23 @@ class Resources:
         return [f"{got} {what}, {most} allowed" for got, most, what in checks if got > most]
 
 
-def compile_all(launches: Sequence[Launch], chips: Sequence[Chip]) -> list[list[Resources]]:
-    """Resources of every launch (outer) on every chip (inner), from as many processes as CPUs."""
-    global _launches  # noqa: PLW0603 - forked processes find the kernels here, which do not pickle
-    _launches = launches
-    tasks = [(index, chip) for index in range(len(launches)) for chip in chips]
+def compile_all(entries: Sequence[Entry]) -> list[list[Resources]]:
+    """Resources of every entry (outer) on every chip (inner), from as many processes as CPUs."""
+    global _entries  # noqa: PLW0603 - forked processes find the kernels here, which do not pickle
+    _entries = entries
+    tasks = list(itertools.product(range(len(entries)), range(len(CHIPS))))
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
         results = list(pool.map(_compile_by_index, tasks, chunksize=1))
-    return [results[start : start + len(chips)] for start in range(0, len(results), len(chips))]
+    return [results[start : start + len(CHIPS)] for start in range(0, len(results), len(CHIPS))]
 
 
-_launches: Sequence[Launch] = ()
+_entries: Sequence[Entry] = ()
 
 
-def _compile_by_index(task: tuple[int, Chip]) -> Resources:
+def _compile_by_index(task: tuple[int, int]) -> Resources:
     index, chip = task
-    return compile_launch(_launches[index], chip)
+    return compile_launch(_entries[index].launches[chip], CHIPS[chip])
 
 
 def compile_launch(launch: Launch, chip: Chip) -> Resources:

@@ -18,6 +18,7 @@ from torch import Tensor
 from triton.runtime.jit import JITFunction
 
 from finetune_kernels import launch
+from finetune_kernels.ahead_of_time.chips import Chip
 
 _POINTERS = {
     torch.float64: "*fp64",
@@ -67,6 +68,24 @@ class Launch:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table: a kernel at a shape, as it is launched on each chip, in the order of `CHIPS`."""
+
+    launches: tuple[Launch, ...]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The kernel and the shape."""
+        return self.launches[0].name, self.launches[0].label
+
+    @property
+    def digest(self) -> str:
+        """Stands for all that the figures of the row follow from."""
+        text = "".join(launch.digest for launch in self.launches)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _sources(kernel: JITFunction[Any]) -> set[str]:
     """The texts of a kernel and of all that it calls; not where they stand in their files."""
     called = (kernel.fn.__globals__.get(name) for name in kernel.fn.__code__.co_names)
@@ -78,8 +97,8 @@ def _sources(kernel: JITFunction[Any]) -> set[str]:
 
 
 @contextmanager
-def recording(label: str) -> Iterator[list[Launch]]:
-    """Collect the launches of the block, each different one once; nothing runs."""
+def recording(label: str, chip: Chip) -> Iterator[list[Launch]]:
+    """Collect the launches of the block on this chip, each different one once; nothing runs."""
     found: list[Launch] = []
 
     def record(
@@ -90,15 +109,15 @@ def recording(label: str) -> Iterator[list[Launch]]:
             found.append(recorded)
 
     run: Callable[..., Any] = JITFunction.run
-    interpreted = launch.INTERPRETED
+    before = launch.INTERPRETED, launch.GENERATION
     JITFunction.run = record
-    # Operations ask this before they launch on the CPU.
-    launch.INTERPRETED = True
+    # Operations ask these before they launch on the CPU.
+    launch.INTERPRETED, launch.GENERATION = True, chip.capability // 10
     try:
         yield found
     finally:
         JITFunction.run = run
-        launch.INTERPRETED = interpreted
+        launch.INTERPRETED, launch.GENERATION = before
 
 
 def _launch(

@@ -32,7 +32,7 @@ def add_rms_norm(
         The normalised sum, and the sum (the new residual), both `(..., H)`.
 
     Raises:
-        ValueError: The shapes, dtypes or devices do not fit, or H exceeds 65536.
+        ValueError: The shapes, dtypes or devices do not fit, or H exceeds 8192.
     """
     if x.shape != residual.shape or x.dtype != residual.dtype:
         raise ValueError(
@@ -44,7 +44,8 @@ def add_rms_norm(
         )
     if x.shape[-1] > MAX_COLUMNS:
         raise ValueError(
-            f"rows of {x.shape[-1]} exceed the {MAX_COLUMNS} columns that one program holds"
+            f"rows of {x.shape[-1]} exceed the {MAX_COLUMNS} columns that registers hold; "
+            "normalise them with PyTorch"
         )
     same_device(x=x, residual=residual, weight=weight)
     if not kernels_run_on(x):

@@ -20,7 +20,13 @@ import triton
 from torch import Tensor
 from torch.nn import functional
 
-from finetune_kernels.launch import arithmetic, kernels_run_on, same_device, sum_dtype
+from finetune_kernels.launch import (
+    arithmetic,
+    generation,
+    kernels_run_on,
+    same_device,
+    sum_dtype,
+)
 from finetune_kernels.ops.attention_kernels import (
     forward_kernel,
     key_gradient_kernel,
@@ -41,17 +47,19 @@ class Blocks(NamedTuple):
     stages: int
 
 
-# By the padded size of a head: forward, dQ, dK with dV. Those of 16 bits are meant for the 99 KiB of sm_86,
-# 89 and 120; `finetune_kernels.ahead_of_time` compiles those of size 128. float32 was never compiled.
+# By the padded size of a head: forward, dQ, dK with dV. All fit the 99 KiB of sm_86, 89 and 120 and spill
+# nowhere; `finetune_kernels.ahead_of_time` compiles every one.
 _HALF = {
-    64: (Blocks(128, 64, 8, 2), Blocks(64, 64, 8, 2), Blocks(32, 64, 4, 2)),
+    64: (Blocks(128, 64, 8, 2), Blocks(64, 64, 8, 2), Blocks(32, 64, 4, 3)),
     128: (Blocks(128, 32, 8, 2), Blocks(64, 64, 8, 2), Blocks(32, 64, 8, 2)),
-    256: (Blocks(64, 32, 8, 2), Blocks(32, 32, 8, 1), Blocks(32, 32, 8, 1)),
+    256: (Blocks(64, 32, 8, 2), Blocks(32, 32, 8, 2), Blocks(32, 32, 8, 1)),
 }
+# Sums lie in tensor memory there: the assembler gives fewer registers, of which smaller blocks spill some.
+_HALF_FORWARD_ON_SM_100 = {64: Blocks(128, 128, 8, 2), 128: Blocks(128, 64, 8, 2)}
 _SINGLE = {
-    64: (Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 1), Blocks(32, 32, 4, 1)),
-    128: (Blocks(32, 32, 4, 1), Blocks(32, 32, 4, 1), Blocks(16, 32, 4, 1)),
-    256: (Blocks(16, 16, 4, 1), Blocks(16, 16, 4, 1), Blocks(16, 16, 4, 1)),
+    64: (Blocks(32, 32, 4, 2), Blocks(16, 32, 4, 1), Blocks(32, 32, 4, 1)),
+    128: (Blocks(16, 32, 4, 1), Blocks(16, 16, 8, 1), Blocks(16, 16, 8, 1)),
+    256: (Blocks(32, 16, 8, 1), Blocks(16, 16, 8, 1), Blocks(16, 16, 8, 1)),
 }
 
 
@@ -157,10 +165,15 @@ def _check(
     same_device(q=q, k=k, v=v, documents=documents.starts)
 
 
-def blocks(size: int, dtype: torch.dtype) -> tuple[Blocks, Blocks, Blocks]:
+def blocks(size: int, dtype: torch.dtype, generation: int) -> tuple[Blocks, Blocks, Blocks]:
     """What the forward, dQ and dK kernels work on at a time."""
-    table = _HALF if dtype.itemsize == 2 else _SINGLE
-    return table[_columns(size)]
+    columns = _columns(size)
+    if dtype.itemsize > 2:
+        return _SINGLE[columns]
+    forward, for_queries, for_keys = _HALF[columns]
+    if generation == 10:
+        forward = _HALF_FORWARD_ON_SM_100.get(columns, forward)
+    return forward, for_queries, for_keys
 
 
 def _columns(size: int) -> int:
@@ -174,12 +187,17 @@ def _options(q: Tensor, chosen: Blocks, window: int) -> dict[str, object]:
         "columns": _columns(q.shape[2]),
         "query_block": chosen.queries,
         "key_block": chosen.keys,
-        # float32 on tensor cores in three products; in one, it would be rounded to 10 bits.
-        "precision": "tf32x3" if q.dtype == torch.float32 else "ieee",
+        "precision": _precision(q),
         "wide": arithmetic(q.dtype),
         "num_warps": chosen.warps,
         "num_stages": chosen.stages,
     }
+
+
+def _precision(q: Tensor) -> str:
+    # float32 on tensor cores in three products; in one, it would be rounded to 10 bits. The parts of wide
+    # heads do not fit into registers.
+    return "tf32x3" if q.dtype == torch.float32 and q.shape[2] <= 128 else "ieee"
 
 
 def _dense(*tensors: Tensor) -> list[Tensor]:
@@ -207,7 +225,7 @@ def _forward(
     q, k, v = _dense(q, k, v)
     out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     stats = torch.empty(q.shape[1], q.shape[0], 2, dtype=sum_dtype(q.dtype), device=q.device)
-    chosen = blocks(q.shape[2], q.dtype)[0]
+    chosen = blocks(q.shape[2], q.dtype, generation(q))[0]
     if q.numel() and q_longest:
         forward_kernel[(triton.cdiv(q_longest, chosen.queries), q.shape[1], len(q_starts))](
             *(q, k, v, out, stats, q_starts, q_ends, k_starts, k_ends, *_strides(q, k, v, out)),
@@ -258,7 +276,7 @@ def _backward(
         return dq, dk, dv
     spans = (q_starts, q_ends, k_starts, k_ends)
     numbers = (q.shape[0], q.shape[1] // k.shape[1], scale, window)
-    _, for_queries, for_keys = blocks(q.shape[2], q.dtype)
+    _, for_queries, for_keys = blocks(q.shape[2], q.dtype, generation(q))
     products = _products(out, d_out, stats)
     query_gradient_kernel[(triton.cdiv(q_longest, for_queries.queries), q.shape[1], len(q_starts))](
         *(q, k, v, d_out, stats, products, dq, *spans, *_strides(q, k, v, d_out, dq), *numbers),

@@ -30,7 +30,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
         `(..., H)` in the dtype of `x`.
 
     Raises:
-        ValueError: The shapes or devices do not fit, or H exceeds 65536.
+        ValueError: The shapes or devices do not fit, or H exceeds 8192.
     """
     if weight.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
         raise ValueError(
@@ -39,7 +39,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
         )
     if x.shape[-1] > MAX_COLUMNS:
         raise ValueError(
-            f"rows of {x.shape[-1]} exceed the {MAX_COLUMNS} columns that one program holds"
+            f"rows of {x.shape[-1]} exceed the {MAX_COLUMNS} columns that registers hold; "
+            "normalise them with PyTorch"
         )
     same_device(x=x, weight=weight, bias=bias)
     if not kernels_run_on(x):

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from finetune_kernels.launch import kernels_run_on, same_device, sum_dtype, whole_row
 
-MAX_COLUMNS = 65536
+# A row and a sum of rows stay in the registers of one program: backward passes of wider rows spill, on
+# every chip and with any number of warps. Models of 70B parameters have rows of 8192.
+MAX_COLUMNS = 8192
 # Each program of the backward pass sums dw over many rows in registers before it stores once; this
 # many programs keep every multiprocessor of today's chips (at most 160) busy.
 BACKWARD_PROGRAMS = 256
@@ -33,7 +35,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
         `(..., H)` in the dtype that `x * weight` has.
 
     Raises:
-        ValueError: The shapes or devices do not fit, or H exceeds 65536.
+        ValueError: The shapes or devices do not fit, or H exceeds 8192.
     """
     if weight.shape != x.shape[-1:]:
         raise ValueError(
@@ -42,7 +44,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
     same_device(x=x, weight=weight)
     if x.shape[-1] > MAX_COLUMNS:
         raise ValueError(
-            f"rows of {x.shape[-1]} exceed the {MAX_COLUMNS} columns that one program holds"
+            f"rows of {x.shape[-1]} exceed the {MAX_COLUMNS} columns that registers hold; "
+            "normalise them with PyTorch"
         )
     if not kernels_run_on(x):
         return rms_norm_reference(x, weight, eps)
