@@ -6,6 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from finetune_trainer.fast import packed_attention
 from finetune_trainer.fast.packed_attention import install
+from support.preference_data import SETTINGS
 
 SIZES = {
     "vocab_size": 32,
@@ -80,3 +81,18 @@ def test_what_it_lacks_is_refused() -> None:
     _, ours = pair(attention_dropout=0.1)
     with pytest.raises(ValueError, match="no dropout"):
         ours.train()(torch.randint(32, (1, 4)))
+
+
+def test_it_is_taken_where_it_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, dropping = (
+        LlamaForCausalLM(LlamaConfig(**SIZES, attention_dropout=share)) for share in (0.0, 0.1)
+    )
+    assert packed_attention.why_not(model) is None
+    assert packed_attention.try_on(model, SETTINGS) is None
+    assert model.config._attn_implementation == packed_attention.NAME
+    assert "already" in str(packed_attention.why_not(model))
+    assert "dropout" in str(packed_attention.why_not(dropping))
+    # As a kernel would that is wrong on some chip.
+    monkeypatch.setattr(packed_attention, "attention", lambda q, *_, **__: 2 * q)
+    assert "logits differ" in str(packed_attention.try_on(dropping, SETTINGS))
+    assert dropping.config._attn_implementation == "sdpa"

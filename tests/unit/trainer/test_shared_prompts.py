@@ -17,7 +17,7 @@ from transformers import (
 )
 from trl.trainer.utils import add_fused_lm_head
 
-from finetune_trainer.fast import answer_head, prefix_attention, prefixes, told
+from finetune_trainer.fast import answer_head, packed_attention, prefix_attention, prefixes, told
 from finetune_trainer.fast.told import Fitted
 from finetune_trainer.ppo import reading
 from finetune_trainer.reference import Reference
@@ -116,6 +116,25 @@ def close(found: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -> Non
     assert found.keys() == truth.keys()
     for name, gradient in truth.items():
         assert (found[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-7, name
+
+
+@pytest.mark.parametrize("window", [None, 6])
+def test_our_attention_takes_the_same_rows(window: int | None) -> None:
+    config = MistralConfig(**SMALL, sliding_window=window)
+    model = made(config, lora=True)
+    given = batch()
+    expected = one_by_one(model, given)
+    truth = gradients(model, expected)
+    inner = model.get_base_model()
+    add_fused_lm_head(inner)
+    packed_attention.install(inner)
+    # It has windows, which `prefix_attention` leaves alone.
+    assert answer_head.install(model, longest=12).packed
+    assert inner.config._attn_implementation == packed_attention.NAME
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    found = asked(model.train(), given)
+    assert torch.allclose(torch.cat(found), torch.cat(expected), atol=1e-5)
+    close(gradients(model, found), truth)
 
 
 def test_padding_on_the_left() -> None:

@@ -13,10 +13,13 @@ from finetune_api.v1alpha1.status import Resolved
 from finetune_kernels import Kernels, Patch, patch
 from finetune_kernels.launch import INTERPRETED
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.fast import packed_attention
+from finetune_trainer.fast.head import base_of
 from finetune_trainer.foreign import Model
 from finetune_trainer.recipes.recipe import Ready
 
-FIELD = "training.kernels"
+FIELD, ATTENTION = "training.kernels", "training.kernels.attention"
+_ATTENTION = "gave the logits of the library's on a row; rows that stand in one row need no mask"
 UNMEASURED = "Triton kernels are not measured on a GPU yet; `Triton` asks for them"
 
 
@@ -62,7 +65,17 @@ def install(ready: Ready, net: Model) -> Ready:
     if wanted == AUTO and ready.settings.device == "cuda":
         told = f"{UNMEASURED}; {told}"
     note = Resolved(field=FIELD, value=kernels, why=told[:1900])
-    return replace(ready, resolved=[*ready.resolved, note])
+    return replace(ready, resolved=[*ready.resolved, note, *_attention(ready, net, kernels)])
+
+
+def _attention(ready: Ready, net: Model, kernels: Kernels) -> list[Resolved]:
+    """Take our attention with our kernels, or tell why it is left to the library."""
+    if kernels != "Triton":
+        return []
+    base = base_of(net)
+    against = packed_attention.why_not(base) or packed_attention.try_on(base, ready.settings)
+    value = base.config._attn_implementation if against else "Triton"
+    return [Resolved(field=ATTENTION, value=value, why=against or _ATTENTION)]
 
 
 def _told(patched: Patch) -> str:

@@ -15,17 +15,19 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from finetune_trainer.fast import packed_attention
+from finetune_trainer.fast.packed_attention import ARCHITECTURES
 from finetune_trainer.fast.prefixes import Group, Layout
 from finetune_trainer.foreign import Foreign, Model
 
 NAME = "finetune_shared_prefixes"
 REPLACED = "sdpa"
-# Models whose layers hand the arguments of a call through to their attention, and mask nothing else.
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gpt2")
 
 
 def install(model: Model) -> None:
     """Let one model take layouts, if `why_not` has nothing against it."""
+    if model.config._attn_implementation == packed_attention.NAME:
+        return
     AttentionInterface.register(NAME, _attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
@@ -41,6 +43,8 @@ def why_not(model: Model, longest: int) -> str | None:
     config = model.config
     if config.model_type not in ARCHITECTURES:
         return f"the layers of {config.model_type} are not known to take it"
+    if config._attn_implementation == packed_attention.NAME:
+        return None
     if config._attn_implementation not in (REPLACED, NAME):
         return f"the attention is {config._attn_implementation}"
     window = getattr(config, "sliding_window", None)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from finetune_trainer.foreign import Foreign
+
 _NO_TOKEN = -1
 
 Families = Sequence[Sequence[int]]
@@ -37,10 +39,12 @@ class Layout:
     Attributes:
         groups: In their order.
         layers: How many layers have asked for it.
+        documents: What an attention makes of the groups, for the layers after the first.
     """
 
     groups: tuple[Group, ...]
     layers: int = 0
+    documents: Foreign = None
 
 
 @dataclass(frozen=True)
