@@ -1,11 +1,11 @@
 """What the layers of a model keep for the backward pass, in bytes: counted from shapes, never measured.
 
-Called by `memory`. The counts are of plain transformers layers with PEFT's adapters; layers with operations
-of ours keep less. A test counts what autograd really saves and compares.
+Called by `memory`. The counts are of plain transformers layers with PEFT's adapters, and of our LoRA blocks.
+A test counts what autograd really saves and compares.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from finetune_api.v1alpha1.tuning import Tuning
 from finetune_trainer.fast import recompute
@@ -17,12 +17,31 @@ WIDTHS = {"Float32": 4, "BFloat16": 2}
 """Bytes of a number."""
 # Tensors as wide as the feed-forward block: gate, up, activation, product; or the steps of a GELU.
 _GATED, _PLAIN = 4, 5
+# Our LoRA block of a gated unit computes the others again.
+_OF_LORA_BLOCKS = 2
 # Bytes of each score that is not thrown away: in float32 before and after dropout, and its mask.
 _SCORE_BYTES = 20
 
 
+@dataclass(frozen=True)
+class Pass:
+    """The largest forward pass of a run.
+
+    Attributes:
+        tokens: Whose activations the layers keep.
+        chunked: Whether the loss is read from hidden states, and logits exist a few rows at a time.
+        flat: Whether its rows stand in one row, each attending to itself.
+        lora_blocks: Whether layers run the LoRA blocks of `finetune_kernels`, which keep less.
+    """
+
+    tokens: int
+    chunked: bool
+    flat: bool = False
+    lora_blocks: bool = False
+
+
 def of_layers(
-    outline: Model, config: ModelConfig, tuning: Tuning, settings: Settings, tokens: int
+    outline: Model, config: ModelConfig, tuning: Tuning, settings: Settings, largest: Pass
 ) -> LayerMemory:
     """What a forward pass leaves.
 
@@ -31,13 +50,14 @@ def of_layers(
         config: Of the base model.
         tuning: What is trained.
         settings: All settings.
-        tokens: Of the pass.
+        largest: The pass.
     """
-    shape = _Shape.of(outline, config, settings)
-    kept = _layer(shape, outline, tuning, settings)
+    shape = _Shape.of(outline, config, settings, largest)
+    kept = round(largest.tokens * _layer(shape, outline, tuning, settings))
     # The residual stream is as wide as the weights; bfloat16 is the arithmetic's alone.
-    width = WIDTHS[settings.weights]
-    return LayerMemory(shape.layers, round(tokens * kept), tokens * width * shape.hidden)
+    block_input = largest.tokens * WIDTHS[settings.weights] * shape.hidden
+    working = largest.tokens * _working(shape, settings)
+    return LayerMemory(shape.layers, kept, block_input, working=working)
 
 
 @dataclass(frozen=True)
@@ -53,9 +73,10 @@ class _Shape:
     crossed: bool
     scores: int
     """For each token, where attention keeps its scores; else 0."""
+    lora_blocks: bool
 
     @classmethod
-    def of(cls, outline: Model, config: ModelConfig, settings: Settings) -> "_Shape":
+    def of(cls, outline: Model, config: ModelConfig, settings: Settings, largest: Pass) -> "_Shape":
         text = config.get_text_config()
         hidden, heads = text.hidden_size, text.num_attention_heads
         width = getattr(text, "head_dim", None) or getattr(text, "d_kv", None) or hidden // heads
@@ -63,7 +84,7 @@ class _Shape:
         names = {name.rpartition(".")[2] for name, _ in outline.named_modules()}
         crossed = bool(getattr(text, "is_encoder_decoder", False))
         norms = (3 if crossed else 2) * hidden
-        found = cls(
+        return cls(
             hidden=hidden,
             inner=inner_width(config),
             layers=len(recompute.layers_of(outline)) or layers_of(config),
@@ -73,9 +94,9 @@ class _Shape:
             norms=norms + (width * heads + keys if "q_norm" in names else 0),
             gated=bool(names & {"gate_proj", "gate_up_proj", "wi_1"}),
             crossed=crossed,
-            scores=0,
+            scores=0 if largest.flat else _scores(outline, config, settings, heads),
+            lora_blocks=largest.lora_blocks,
         )
-        return replace(found, scores=_scores(outline, config, settings, heads))
 
 
 def inner_width(config: ModelConfig) -> int:
@@ -113,11 +134,20 @@ def _layer(shape: _Shape, outline: Model, tuning: Tuning, settings: Settings) ->
     attention = (3 * shape.queries + 2 * shape.keys) * (2 if shape.crossed else 1)
     # Where weights are float32, rotary embeddings are, and so are queries and keys.
     attention *= WIDTHS[settings.weights] if full else width
-    block = (_GATED if shape.gated else _PLAIN) * shape.inner * width
+    wide = _OF_LORA_BLOCKS if shape.lora_blocks else _GATED if shape.gated else _PLAIN
+    block = wide * shape.inner * width
     # A factor a row and norm, the sum of a head; masks of dropout.
     small = 4 * (6 * shape.heads + 4) + (0 if shape.gated else 3 * shape.hidden)
     adapter = 0.0 if full else _adapter(shape, outline, tuning, settings, half=half)
     return norms + attention + block + small + adapter + _SCORE_BYTES * shape.scores
+
+
+def _working(shape: _Shape, settings: Settings) -> int:
+    """Bytes a token that the backward pass of a layer takes: gradients, and what is computed again inside."""
+    width = WIDTHS[settings.precision]
+    wide = 3 if shape.lora_blocks else 1 if shape.gated else 2
+    # Norms and the residual stream go back in float32.
+    return (wide * shape.inner + 2 * shape.hidden) * width + 20 * shape.hidden
 
 
 def _adapter(
@@ -126,7 +156,7 @@ def _adapter(
     """Bytes a token that an adapter adds to a layer."""
     width = WIDTHS[settings.precision]
     found = 4 * sum(_inner_widths(outline)) / shape.layers
-    if half:
+    if half and not shape.lora_blocks:
         # PEFT casts its input to the adapter's dtype, and autocast casts that back.
         found += width * (2 * shape.hidden + shape.queries + shape.inner)
     if tuning.type in ("IA3", "Other"):

@@ -14,8 +14,9 @@ from transformers.pytorch_utils import Conv1D
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.method import MethodType
 from finetune_api.v1alpha1.tuning import Quantization, Tuning, TuningType
+from finetune_kernels.ops.head import rows_of_a_chunk
 from finetune_trainer import activations
-from finetune_trainer.activations import WIDTHS
+from finetune_trainer.activations import WIDTHS, Pass
 from finetune_trainer.foreign import Model, ModelConfig
 from finetune_trainer.recomputation import LayerMemory, Recomputation
 from finetune_trainer.resolve import Settings
@@ -25,14 +26,13 @@ from finetune_trainer.tuning import virtual_tokens
 OPTIMIZER_BYTES = {"AdamW": 8.0, "AdamW8bit": 2.0, "PagedAdamW8bit": 2.0, "Adafactor": 0.0}
 """Bytes that an optimiser keeps for each trained parameter: two moments in float32, or in 8 bits.
 Adafactor keeps sums of rows and columns, which are next to nothing."""
-GPU_RUNTIME = 2**30
-"""Bytes that the driver, the libraries and their workspaces take on a GPU."""
-LOGIT_ROWS = 1024
-"""Tokens whose logits exist at one time where the loss is taken in chunks."""
+RUNTIME = 2**30
+"""Bytes that libraries take: driver and workspaces on a GPU, Python and its modules on a CPU."""
+PAIRED = ("DPO", "IPO", "ORPO", "CPO", "SimPO", "Reward")
+"""Methods whose rows are two sequences."""
 # Constants of bitsandbytes: one float32 for 64 numbers, or an eighth of that when quantised again.
 _CONSTANT_BYTES = {True: 0.0159, False: 0.0625}
 
-_PAIRED = ("DPO", "IPO", "ORPO", "CPO", "SimPO", "Reward")
 _COPIES: dict[TuningType, tuple[MethodType, ...]] = {
     "Full": ("DPO", "IPO", "KTO", "PPO"),
     # Nobody knows whether such an adapter starts at nothing.
@@ -88,7 +88,11 @@ class Memory:
 
 
 def estimate(
-    outline: Model, config: ModelConfig, spec: FineTuneJobSpec, settings: Settings
+    outline: Model,
+    config: ModelConfig,
+    spec: FineTuneJobSpec,
+    settings: Settings,
+    largest: Pass | None = None,
 ) -> Memory:
     """What training needs at its peak.
 
@@ -97,10 +101,11 @@ def estimate(
         config: The base model's configuration.
         spec: Of the job.
         settings: All settings.
+        largest: The largest forward pass; `padded` without it.
     """
     trained = sum(each.numel() for each in outline.parameters() if each.requires_grad)
     weights = _weights(outline, spec.tuning, settings)
-    layers = of_layers(outline, config, spec, settings)
+    layers = of_layers(outline, config, spec, settings, largest)
     return Memory(
         weights=weights + _casts(trained, settings),
         gradients=4 * trained,
@@ -108,17 +113,29 @@ def estimate(
         activations=_activations(layers, settings) - layers.loss,
         logits=layers.loss,
         reference=weights if _keeps_a_reference(spec) else 0,
-        runtime=GPU_RUNTIME if settings.device == "cuda" else 0,
+        runtime=RUNTIME,
     )
 
 
 def of_layers(
-    outline: Model, config: ModelConfig, spec: FineTuneJobSpec, settings: Settings
+    outline: Model,
+    config: ModelConfig,
+    spec: FineTuneJobSpec,
+    settings: Settings,
+    largest: Pass | None = None,
 ) -> LayerMemory:
-    """What the layers keep in one forward pass; the arguments are those of `estimate`."""
-    tokens = _tokens(spec, settings)
-    found = activations.of_layers(outline, config, spec.tuning, settings, tokens)
-    return replace(found, loss=_loss(outline, config, spec, settings))
+    """What the layers and the loss keep in one forward pass; the arguments are those of `estimate`."""
+    largest = largest or padded(spec, settings)
+    found = activations.of_layers(outline, config, spec.tuning, settings, largest)
+    return replace(found, loss=_loss(outline, config, spec, settings, largest))
+
+
+def padded(spec: FineTuneJobSpec, settings: Settings) -> Pass:
+    """The largest pass where every row is as long as the longest."""
+    sequences = settings.micro_batch_size * (2 if spec.method.type in PAIRED else 1)
+    tokens = sequences * (settings.max_length + virtual_tokens.count(spec.tuning))
+    chunked = spec.method.type in _CHUNKED and spec.model.task == "text-generation"
+    return Pass(tokens, chunked)
 
 
 def _activations(layers: LayerMemory, settings: Settings) -> int:
@@ -128,34 +145,38 @@ def _activations(layers: LayerMemory, settings: Settings) -> int:
     return layers.total(planned.layers, offload=planned.offload)
 
 
-def _tokens(spec: FineTuneJobSpec, settings: Settings) -> int:
-    sequences = settings.micro_batch_size * (2 if spec.method.type in _PAIRED else 1)
-    return sequences * (settings.max_length + virtual_tokens.count(spec.tuning))
-
-
 def _casts(trained: int, settings: Settings) -> int:
     """Autocast keeps what it cast to bfloat16 until the forward pass is over."""
     return 2 * trained if settings.precision == "BFloat16" else 0
 
 
-def _loss(outline: Model, config: ModelConfig, spec: FineTuneJobSpec, settings: Settings) -> int:
+def _loss(
+    outline: Model, config: ModelConfig, spec: FineTuneJobSpec, settings: Settings, largest: Pass
+) -> int:
     """Of the last norm, the output layer and the loss."""
-    text, tokens = config.get_text_config(), _tokens(spec, settings)
-    # Input of the norm, what is scaled, and the hidden states and their gradient.
-    hidden = tokens * text.hidden_size * (8 + 2 * WIDTHS[settings.precision])
+    text, width = config.get_text_config(), WIDTHS[settings.precision]
+    # Input of the norm, what is scaled, its way back in float32; the hidden states and their gradient.
+    hidden = largest.tokens * text.hidden_size * (20 + 2 * width)
     labelled = spec.model.task in ("text-classification", "token-classification")
     if labelled or spec.method.type == "Reward":
-        return hidden
-    chunked = spec.method.type in _CHUNKED and spec.model.task == "text-generation"
-    rows = min(tokens, LOGIT_ROWS) if chunked else tokens
+        return int(hidden)
+    on_gpu, half = settings.device == "cuda", width == WIDTHS["BFloat16"]
+    if not largest.chunked:
+        # Logits and their gradient as they are, and in float32 with log-probabilities between.
+        return int(hidden + (12 + 2 * width) * largest.tokens * text.vocab_size)
+    rows = min(largest.tokens, rows_of_a_chunk(text.vocab_size, on_gpu=on_gpu))
     # The gradient of a trained output layer is there before it is added to what it belongs to.
-    head = outline.get_output_embeddings() if chunked else None
-    own = 4 * head.weight.numel() if head is not None and head.weight.requires_grad else 0
-    # Logits and their gradient, in float32.
-    return int(hidden + own + 2 * 4 * rows * text.vocab_size)
+    head = outline.get_output_embeddings()
+    own = (6 if half else 4) * head.weight.numel() if head.weight.requires_grad else 0
+    # Logits and log-probabilities in float32, and the product as it was.
+    return int(hidden + own + (10 if half else 8) * rows * text.vocab_size)
 
 
 def _keeps_a_reference(spec: FineTuneJobSpec) -> bool:
+    block = getattr(spec.method, spec.method.type.lower(), None)
+    named = getattr(block, "reference", None)
+    if named is not None and named.source is not None:
+        return True
     return spec.method.type in _COPIES.get(spec.tuning.type, ())
 
 

@@ -44,12 +44,14 @@ class LayerMemory:
         kept: Of one layer that keeps what it computed.
         block_input: Of the input of one layer.
         loss: Of what the output layer and the loss take; free again when the layers' backward pass begins.
+        working: Of what the backward pass of one layer takes beside what that layer kept.
     """
 
     layers: int
     kept: int
     block_input: int
     loss: int = 0
+    working: int = 0
 
     def total(self, recomputed: int, *, offload: bool = False) -> int:
         """Of the layers and the loss, at the peak of a step.
@@ -59,9 +61,10 @@ class LayerMemory:
             offload: Whether these inputs wait elsewhere, but for two on their way.
         """
         inputs = min(recomputed, 2) if offload else recomputed
-        at_the_loss = (self.layers - recomputed) * self.kept + self.loss
-        computed_again = self.kept if recomputed else 0
-        return inputs * self.block_input + max(at_the_loss, computed_again)
+        kept = self.layers - recomputed
+        last = max(self.loss, self.working if kept else 0)
+        computed_again = self.kept + self.working if recomputed else 0
+        return inputs * self.block_input + max(kept * self.kept + last, computed_again)
 
 
 def plan(memory: LayerMemory, room: int, *, offload: bool = False) -> Recomputation:

@@ -21,6 +21,11 @@ _CPU_ELEMENTS = 2**23
 _CPU_FEWEST_ROWS = 64
 
 
+def rows_of_a_chunk(vocabulary: int, *, on_gpu: bool) -> int:
+    """How many rows have their logits at one time."""
+    return _GPU_ROWS if on_gpu else max(_CPU_ELEMENTS // vocabulary, _CPU_FEWEST_ROWS)
+
+
 @dataclass(frozen=True)
 class Head:
     """Rows that count, and the weight that turns them into logits.
@@ -66,9 +71,7 @@ class Head:
             yield chunk, logits if self.bias is None else logits.add_(self.bias)
 
     def _fitting_rows(self) -> int:
-        if self.rows.is_cuda:
-            return _GPU_ROWS
-        return max(_CPU_ELEMENTS // self.weight.shape[0], _CPU_FEWEST_ROWS)
+        return rows_of_a_chunk(self.weight.shape[0], on_gpu=self.rows.is_cuda)
 
     def spread(self, rows: Tensor, count: int) -> Tensor:
         """Values of the rows that count as values of all `count` positions, 0 for the others."""

@@ -270,5 +270,7 @@ def test_pairs_take_twice_the_activations(tmp_path: Path) -> None:
     assert paired.activations == 2 * single.activations
     full = {"method.type": "DPO", "tuning.type": "Full"}
     copied = memory.estimate(outline, config, job(**full), settings())
+    other = {"method": {"type": "DPO", "dpo": {"reference": {"source": "s3://models/other/"}}}}
+    assert memory.estimate(outline, config, job(**other), whole).reference > 0
     # Like the weights, but for what autocast makes of them.
     assert copied.reference == copied.gradients

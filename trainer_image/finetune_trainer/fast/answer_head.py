@@ -64,14 +64,22 @@ def install(
         temperature: Divides the logits, as in TRL's head.
         entropies: Whether they are looked at; else they may be given as 0.
     """
+    inner, fitting = head.base_of(model), fits(model, longest)
+    if fitting.against_head:
+        return fitting
+    shared = fitting.against_packing is None
+    if shared:
+        prefix_attention.install(inner)
+    _patch(inner, temperature, shared=shared, entropies=entropies)
+    return fitting
+
+
+def fits(model: Model, longest: int) -> Fitted:
+    """What `install` puts on a model, and what it leaves alone; the model may be an outline."""
     inner = head.base_of(model)
     if reason := _head_why_not(model, inner):
         return Fitted(against_head=reason)
-    reason = prefix_attention.why_not(inner, longest)
-    if reason is None:
-        prefix_attention.install(inner)
-    _patch(inner, temperature, shared=reason is None, entropies=entropies)
-    return Fitted(against_packing=reason)
+    return Fitted(against_packing=prefix_attention.why_not(inner, longest))
 
 
 def head_is_frozen(model: Model) -> bool:

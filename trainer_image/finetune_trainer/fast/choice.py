@@ -48,11 +48,25 @@ def settle(ready: Ready, net: Model) -> Ready:
     return replace(ready, flat=not against, resolved=[*ready.resolved, *notes])
 
 
-def _against_loss(ready: Ready, net: Model, rows: list[TokenRow]) -> str | None:
-    """Install the loss without logits, or say why it is left alone."""
+def against_loss(ready: Ready, net: Model) -> str | None:
+    """Why the loss is the library's, as far as a model's outline tells; None if it need not be."""
     if ready.settings.strategy.name == "ZeRO3":
         return "ZeRO3 gathers the output layer's weight only while that layer is called"
-    if against := head.why_not(net):
+    return head.why_not(net)
+
+
+def against_flat(ready: Ready, net: Model) -> str | None:
+    """Why rows are padded, as far as a model's outline tells; None if they need not be."""
+    if ready.spec.tuning.type in VIRTUAL_TOKENS:
+        return "virtual tokens stand once before each row"
+    if ready.data.stream is not None and ready.settings.processes > 1:
+        return "streamed rows are sent from process to process as tensors"
+    return prefix_attention.why_not(head.base_of(net), ready.settings.max_length)
+
+
+def _against_loss(ready: Ready, net: Model, rows: list[TokenRow]) -> str | None:
+    """Install the loss without logits, or say why it is left alone."""
+    if against := against_loss(ready, net):
         return against
     head.install(net)
     batch = Collator(ready.tokenizer.pad_token_id).of_rows(rows[:1], ready.settings.device)
@@ -66,11 +80,7 @@ def _against_loss(ready: Ready, net: Model, rows: list[TokenRow]) -> str | None:
 def _against_flat(ready: Ready, net: Model, rows: list[TokenRow]) -> str | None:
     """Let the model take rows in one row, or say why not."""
     settings, base = ready.settings, head.base_of(net)
-    if ready.spec.tuning.type in VIRTUAL_TOKENS:
-        return "virtual tokens stand once before each row"
-    if ready.data.stream is not None and settings.processes > 1:
-        return "streamed rows are sent from process to process as tensors"
-    if against := prefix_attention.why_not(base, settings.max_length):
+    if against := against_flat(ready, net):
         return against
     before = base.config._attn_implementation
     prefix_attention.install(base)

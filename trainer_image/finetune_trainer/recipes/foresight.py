@@ -13,7 +13,7 @@ from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer import launch, model, strategies
 from finetune_trainer.memory import estimate, in_words
-from finetune_trainer.recipes import sparing
+from finetune_trainer.recipes import passes, sparing
 from finetune_trainer.recipes.recipe import Ready, Recipe
 from finetune_trainer.resolve import Machine
 from finetune_trainer.tuning.targets import count_parameters
@@ -58,12 +58,14 @@ def complete(recipe: Recipe, ready: Ready, room: int | None = None) -> Ready:
     """
     outline = recipe.outline(ready)
     trainable, total = count_parameters(outline)
-    memory = estimate(outline, ready.config, ready.spec, ready.settings)
+    largest = passes.foreseen(ready, outline)
+    memory = estimate(outline, ready.config, ready.spec, ready.settings, largest)
     count = ready.settings.processes
     strategy, told = strategies.choose(ready.spec, count, needed=memory.total, room=room)
     ready = replace(ready, settings=replace(ready.settings, strategy=strategy))
     ready = sparing.decide(replace(ready, resolved=[*ready.resolved, *told]), outline, room)
-    memory = estimate(outline, ready.config, ready.spec, ready.settings)
+    largest = passes.foreseen(ready, outline)
+    memory = estimate(outline, ready.config, ready.spec, ready.settings, largest)
     memory, host = memory.spread(strategy, count)
     found = {
         "trainable_parameters": trainable,

@@ -86,6 +86,7 @@ class Session:
         ready.context.reporter.phase("LoadingModel")
         net = load(recipe, ready)
         ready = recipe.settle(kernels.install(ready, net), net)
+        ready = sparing.proved(ready, net)
         sparing.install(ready, net)
         ready.context.reporter.resolved(ready.resolved, _plan(ready, net))
         session = cls(recipe, ready, net)

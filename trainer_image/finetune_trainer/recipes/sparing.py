@@ -12,9 +12,10 @@ from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.fast import recompute
+from finetune_trainer.fast import choice, recompute
 from finetune_trainer.foreign import Model
 from finetune_trainer.memory import estimate, in_words, of_layers
+from finetune_trainer.recipes import passes
 from finetune_trainer.recipes.recipe import Ready
 from finetune_trainer.recomputation import USED, LayerMemory, Recomputation, plan
 from finetune_trainer.resolve import Settings
@@ -36,18 +37,13 @@ def decide(ready: Ready, outline: Model, gpu: int | None) -> Ready:
     if spec.training.gradient_checkpointing == "Offload":
         return _offloaded(ready, outline)
     room = gpu if settings.device == "cuda" else _of_the_pod(spec)
-    if spec.training.gradient_checkpointing != AUTO or spec.tuning.type == "PrefixTuning":
+    if room is None or not _may_plan(ready):
         return ready
-    if room is None:
-        return ready
-    against = _against(ready, outline)
-    if against and settings.device == "cpu":
-        # Without a plan, layers of a CPU compute nothing again.
-        return ready
-    if against:
+    if against := _against(ready, outline):
         return _told(ready, None, f"every layer: {against}")
-    layers = of_layers(outline, ready.config, spec, settings)
-    whole = estimate(outline, ready.config, spec, settings)
+    largest = passes.foreseen(ready, outline)
+    layers = of_layers(outline, ready.config, spec, settings, largest)
+    whole = estimate(outline, ready.config, spec, settings, largest)
     offload = settings.device == "cuda"
     usable, rest = round(USED * room), whole.total - whole.activations - whole.logits
     planned = plan(layers, usable - rest, offload=offload)
@@ -58,6 +54,17 @@ def install(ready: Ready, net: Model) -> None:
     """Keep the loaded model to its plan."""
     if ready.settings.recomputation:
         recompute.install(net, ready.settings.recomputation)
+
+
+def proved(ready: Ready, net: Model) -> Ready:
+    """The run once its fast paths were tried: every layer, where rows are padded against the plan."""
+    foreseen = choice.against_loss(ready, net) is None and choice.against_flat(ready, net) is None
+    supervised = (ready.spec.method.type, ready.spec.model.task) == ("SFT", "text-generation")
+    if ready.flat or not (supervised and foreseen and _may_plan(ready)):
+        return ready
+    planned = ready.settings.recomputation
+    kept = planned if planned and planned.offload else None
+    return _told(ready, kept, "every layer: the plan was made for rows without padding")
 
 
 def replanned(ready: Ready, before: Settings) -> Ready:
@@ -75,7 +82,8 @@ def _offloaded(ready: Ready, outline: Model) -> Ready:
     if against := recompute.why_not(outline):
         message = f"`{FIELD}: Offload`: {against}"
         raise TrainerError(Reason.UNSUPPORTED_COMBINATION, message, "Set it to Enabled.")
-    layers = of_layers(outline, ready.config, ready.spec, ready.settings)
+    largest = passes.foreseen(ready, outline)
+    layers = of_layers(outline, ready.config, ready.spec, ready.settings, largest)
     planned = Recomputation(layers.layers, layers.layers, offload=True)
     return _told(ready, planned, f"demanded; {_waiting(layers)}")
 
@@ -88,6 +96,15 @@ def _waiting(layers: LayerMemory) -> str:
 def _of_the_pod(spec: FineTuneJobSpec) -> int | None:
     limit = spec.resources.memory
     return int(amount(limit)) if limit else None
+
+
+def _may_plan(ready: Ready) -> bool:
+    """Whether the choice is open, and there is a limit to choose by."""
+    spec, cpu = ready.spec, ready.settings.device == "cpu"
+    if spec.training.gradient_checkpointing != AUTO or spec.tuning.type == "PrefixTuning":
+        return False
+    # What a pod without a GPU may use is known, but not what answers and judges take of it.
+    return not cpu or (_of_the_pod(spec) is not None and spec.method.type not in _ONLINE)
 
 
 def _against(ready: Ready, outline: Model) -> str | None:
