@@ -20,9 +20,18 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "
 GENERATION = 0
 
 
+_permitted = True
+
+
+def permit(kernels: bool) -> None:
+    """Say whether operations of this process may launch Triton kernels; they may until this is called."""
+    global _permitted  # noqa: PLW0603 - operations are functions, and so is what they ask
+    _permitted = kernels
+
+
 def kernels_run_on(x: Tensor) -> bool:
-    """Whether Triton kernels can run on the device of `x`: a GPU, or any with the interpreter on."""
-    return x.is_cuda or INTERPRETED
+    """Whether Triton kernels may run on the device of `x`: a GPU, or any with the interpreter on."""
+    return _permitted and (x.is_cuda or INTERPRETED)
 
 
 def generation(x: Tensor) -> int:

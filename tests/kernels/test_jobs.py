@@ -1,17 +1,29 @@
 """Whole jobs with `training.kernels: Triton`, whose kernels run in the interpreter."""
 
 import json
+from collections.abc import Iterator
+from importlib import import_module
 from math import log
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.nn.functional import cross_entropy
 
 from finetune_api.v1alpha1.reasons import Reason
+from finetune_kernels import launch
+from finetune_kernels.ops import linear_cross_entropy
 from finetune_trainer.fast import packed_attention
 from support.fast_paths import fast_paths
 from support.tiny_models import pairs, tiny_model, write_jsonl
 from support.trainer_fixtures import laptop, restored_signals  # noqa: F401 - found by name
+
+
+@pytest.fixture(autouse=True)
+def permitted() -> Iterator[None]:
+    yield
+    launch.permit(kernels=True)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +68,19 @@ def test_our_attention_is_chosen(
     assert fast_paths(report) == ("fused", "none")
     if method == "DPO":
         assert losses == [pytest.approx(log(2), abs=1e-5)]
+
+
+def test_none_is_launched_where_none_is_permitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The package names the function by the name of its module.
+    module = import_module("finetune_kernels.ops.linear_cross_entropy")
+    monkeypatch.setattr(module, "launch_forward", None)
+    hidden, weight, labels = torch.randn(3, 8), torch.randn(5, 8), torch.tensor([1, -100, 4])
+    launch.permit(kernels=False)
+    found = linear_cross_entropy(hidden, weight, labels)
+    torch.testing.assert_close(found, cross_entropy(hidden @ weight.T, labels))
+    launch.permit(kernels=True)
+    with pytest.raises(TypeError):
+        linear_cross_entropy(hidden, weight, labels)
 
 
 def test_a_model_without_a_layer_for_our_kernels_is_refused(laptop: Any) -> None:  # noqa: F811

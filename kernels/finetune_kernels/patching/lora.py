@@ -8,6 +8,7 @@ divided over processes or in other dtypes all go through PEFT's own forward. Cal
 import torch
 from torch import Tensor, nn
 
+from finetune_kernels.launch import kernels_run_on
 from finetune_kernels.ops.projection import Adapter, Projection
 from finetune_kernels.patching import Foreign
 from finetune_kernels.patching.replacement import replaced_by_another
@@ -30,6 +31,8 @@ def why_not(module: Foreign) -> str | None:
         return "not a plain adapter of a linear layer"
     if _kind(module.base_layer) not in BASES:
         return f"on a {type(module.base_layer).__name__}"
+    if _needs_a_kernel(module.base_layer):
+        return "its base of 4 bits would be read by a Triton kernel"
     if len(module.lora_A) != 1:
         return f"{len(module.lora_A)} adapters"
     (name,) = module.lora_A
@@ -40,6 +43,13 @@ def why_not(module: Foreign) -> str | None:
     if getattr(module, "lora_bias", {}).get(name):
         return "a bias in the adapter"
     return None
+
+
+def _needs_a_kernel(layer: Foreign) -> bool:
+    """Whether bitsandbytes reads this layer faster than we do where no kernel of ours is permitted."""
+    return bool(_kind(layer) == FOUR_BITS and layer.weight.is_cuda) and not kernels_run_on(
+        layer.weight
+    )
 
 
 def _kind(module: nn.Module) -> tuple[str, str]:

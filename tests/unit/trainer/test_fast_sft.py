@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from finetune_api.v1alpha1.reasons import Reason
+from finetune_kernels import launch
 from finetune_trainer.batches import Collator
 from finetune_trainer.fast import choice, prefix_attention
 from finetune_trainer.fast.flat import FlatCollator, tokens
@@ -56,6 +57,7 @@ def test_fifty_steps_with_fast_paths_are_those_without(
 ) -> None:
     fast, told = run(laptop, job, "fast")
     assert told["training.kernels"] == "Torch"
+    assert not launch._permitted
     assert told["training.kernels.loss"] == "fused"
     assert told["training.kernels.padding"] == "none"
     monkeypatch.setattr(choice, "settle", lambda ready, net: ready)

@@ -11,7 +11,7 @@ from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
 from finetune_kernels import Kernels, Patch, patch
-from finetune_kernels.launch import INTERPRETED
+from finetune_kernels.launch import INTERPRETED, permit
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.fast import packed_attention
 from finetune_trainer.fast.head import base_of
@@ -54,6 +54,8 @@ def install(ready: Ready, net: Model) -> Ready:
     """
     wanted = ready.spec.training.kernels
     kernels: Kernels = "Triton" if wanted == "Triton" else "Torch"
+    # Losses and blocks of adapters would launch them on any GPU.
+    permit(kernels == "Triton")
     patched = patch(net, kernels)
     told = _told(patched)
     if kernels == "Triton" and not patched.layers:
