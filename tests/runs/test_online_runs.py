@@ -1,6 +1,7 @@
 """Whole runs of the online methods in this process, from a manifest to a verified output."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,27 @@ def test_grpo_of_all_weights_with_both_kinds_of_rewards(studio: Studio) -> None:
         assert entry["reward"] == pytest.approx(parts, abs=1e-4)
     assert 0 <= log[0]["zeroVarianceShare"] < 1
     assert fast_paths(report) == ("fused", "none")
+
+
+def test_a_pass_holds_a_group_and_learns_what_single_answers_teach(studio: Studio) -> None:
+    rows = [{"prompt": " ".join([row["prompt"]] * 4).strip()} for row in pairs(24)]
+    write_jsonl(studio.laptop.folder / "data" / "prompts.jsonl", rows)
+    block = {"rewardModel": studio.taste, "beta": 0.1, "answersPerPrompt": 4}
+    logs = []
+    for size in ("Auto", 1):
+        changes = {"training__batchSize": 2, "training__microBatchSize": size}
+        report = studio.run("GRPO", block, **changes).report
+        assert report.outcome == "Complete", report.message
+        logs.append(studio.log())
+        shutil.rmtree(studio.laptop.folder / "out")
+        if size == "Auto":
+            chosen = {each.field: each for each in report.resolved}["training.microBatchSize"]
+            # Two prompts of 4 answers: without sharing, no more than 2 answers a pass.
+            assert int(chosen.value) % 4 == 0
+            assert "share" in chosen.why
+    for large, single in zip(*logs, strict=True):
+        assert large["loss"] == pytest.approx(single["loss"], abs=1e-5)
+        assert large["gradientNorm"] == pytest.approx(single["gradientNorm"], rel=1e-4)
 
 
 def test_what_ppo_and_distillation_leave_alone_is_told(studio: Studio) -> None:

@@ -22,7 +22,7 @@ from finetune_trainer.callback import WatchCallback
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import PromptRow
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.fast import answer_head, told
+from finetune_trainer.fast import answer_head, groups, told
 from finetune_trainer.fast.told import Fitted
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.recipes.online import Online, judge, verifiable
@@ -90,6 +90,17 @@ class GroupTrainer(OurPrompts):
             self.ref_model = _with_log_probabilities(reference.copy, arguments["args"])
             self.fitted_reference = fit(self.ref_model)
 
+    def _prepare_inputs(self, generation_batch: Foreign) -> Foreign:
+        """The answers of a pass; TRL draws by lot which they are, and here a pass has those to one prompt."""
+        own: Foreign = self
+        trainer: Foreign = super()
+        before = own._buffered_inputs
+        inputs = trainer._prepare_inputs(generation_batch)
+        if own._buffered_inputs is before:
+            return inputs
+        own._buffered_inputs = groups.together(own._buffered_inputs)
+        return own._buffered_inputs[own._step % len(own._buffered_inputs)]
+
     def log(self, logs: dict[str, float], *rest: Foreign) -> None:
         """Count steps without a difference, on the way to TRL's log."""
         share = _mean(self._metrics["train"].get("frac_reward_zero_std"))  # type: ignore[attr-defined]
@@ -152,6 +163,11 @@ class Group(Online):
         if self._compares(spec):
             chosen = [*chosen, reference.told(spec.tuning, f"method.{self.name}.reference")]
         return settings, chosen
+
+    def settle(self, ready: Ready, net: Model) -> Ready:
+        """The run, with passes as large as shared prompts allow."""
+        answer = self.generation(ready.spec).max_new_tokens
+        return groups.settle(ready, net, self.answers_per_prompt(ready.spec), answer)
 
     def build_trainer(self, ready: Ready, net: Model, watch: Watch) -> Foreign:
         """TRL's trainer with our prompts, our rewards and our watch."""
