@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from datasets import Dataset, IterableDataset
 
-from finetune_trainer.data.packed_row import PackedRow
+from finetune_trainer.data.mapped import MappedRows
+from finetune_trainer.data.packed_row import PackedColumns, PackedRow, PackedRows
 from finetune_trainer.data.rows import IGNORED, SequenceRow, TokenRow
+from finetune_trainer.data.store import TokenStore
 
 # The one column besides ids and labels that TRL does not drop: tokens of each row in a sequence.
 PACKED = "seq_lengths"
@@ -61,8 +63,12 @@ class Collator:
         return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def packed_dataset(packed: Sequence[PackedRow]) -> Dataset:
-    """Packed rows as TRL takes them."""
+def packed_dataset(packed: Sequence[PackedRow], store: TokenStore | None = None) -> Dataset:
+    """Packed rows as TRL takes them; in a file that is mapped if their rows are."""
+    if store and isinstance(packed, PackedRows) and isinstance(packed.rows, MappedRows):
+        key = f"{packed.rows.key}, {packed.rows.digest}, {packed.digest}"
+        rows = store.rows("packed", PackedColumns, key, lambda: (each.columns for each in packed))
+        return _mapped(rows, ["input_ids", "labels", PACKED, "length"])
     return Dataset.from_list([{**_columns(each), "length": each.length} for each in packed])
 
 
@@ -77,6 +83,8 @@ def _positions(lengths: Sequence[int], width: int) -> list[int]:
 
 def dataset(rows: Sequence[TokenRow | SequenceRow]) -> Dataset:
     """The rows as trainers take them; `length` serves the sampler that groups by it."""
+    if isinstance(rows, MappedRows):
+        return _mapped(rows, ["input_ids", "labels", "length"])
     return Dataset.from_dict(
         {
             "input_ids": [row.input_ids for row in rows],
@@ -84,6 +92,12 @@ def dataset(rows: Sequence[TokenRow | SequenceRow]) -> Dataset:
             "length": [row.length for row in rows],
         }
     )
+
+
+def _mapped(rows: MappedRows[Any], columns: list[str]) -> Dataset:
+    # The library maps the same file.
+    whole = Dataset.from_file(str(rows.path)).select_columns(columns)
+    return whole.select(rows.numbers)
 
 
 def streaming_dataset(rows: Callable[[], Iterator[TokenRow]]) -> IterableDataset:

@@ -10,6 +10,7 @@ from pathlib import Path
 from finetune_api.run_file import RunFile
 from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer.data.load import Examples
+from finetune_trainer.data.store import TokenStore
 from finetune_trainer.progress import Reporter
 from finetune_trainer.sources import ModelSource
 from finetune_trainer.storage import Place
@@ -28,6 +29,7 @@ class Context:
         scratch: Folder for everything that is written here.
         reporter: Told about phases and steps.
         laptop: Whether this is a manifest that is run without Kubernetes.
+        tokens: Where token rows are kept; in memory without one.
     """
 
     run: RunFile
@@ -38,6 +40,7 @@ class Context:
     scratch: Path
     reporter: Reporter
     laptop: bool = False
+    tokens: TokenStore | None = None
 
     @property
     def base(self) -> ModelSource:

@@ -33,13 +33,15 @@ def mean_loss(
     Raises:
         TrainerError: Diverged if the loss is not a number.
     """
-    ordered = sorted(rows, key=lambda row: len(row.input_ids), reverse=True)
+    lengths = [row.length for row in rows]
+    ordered = sorted(range(len(rows)), key=lengths.__getitem__, reverse=True)
     size = settings.micro_batch_size
     training = model.training
     model.eval()
     sums = TokenLoss(settings)
     for first in range(0, len(ordered), size):
-        sums.add(model, collator.of_rows(ordered[first : first + size], settings.device))
+        chosen = [rows[index] for index in ordered[first : first + size]]
+        sums.add(model, collator.of_rows(chosen, settings.device))
     model.train(training)
     if not math.isfinite(sums.loss):
         raise TrainerError(Reason.DIVERGED, f"the held-out loss is {sums.loss}")

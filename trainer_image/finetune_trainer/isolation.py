@@ -6,6 +6,7 @@ attention backends keep rows apart: each run finds out for its own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 
 import torch
 
@@ -65,8 +66,8 @@ def prove(
         settings: For device and precision.
         alone: Makes the batches of rows alone, if not the same.
     """
-    several = [each for each in packed if len(each.rows) > 1]
-    chosen = sorted(several, key=lambda each: each.length)[:SEQUENCES]
+    several = (each for each in packed if len(each.rows) > 1)
+    chosen = nsmallest(SEQUENCES, several, key=lambda each: each.length)
     tolerance = TOLERANCES[settings.precision]
     if not chosen:
         return Isolation(0.0, tolerance, 0)

@@ -22,6 +22,7 @@ from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer import inputs, launch, libraries, processes, recipes
 from finetune_trainer.context import Context
 from finetune_trainer.data.load import Examples, load
+from finetune_trainer.data.store import TokenStore
 from finetune_trainer.environment import Environment
 from finetune_trainer.foreign import Foreign
 from finetune_trainer.output_manifest import find_published
@@ -135,6 +136,8 @@ class _Start:
     def __init__(self, given: RunInput, environment: Environment, reporter: Reporter) -> None:
         self._given, self._run, self._reporter = given, given.run, reporter
         self._scratch, self._gang = _fresh(environment.scratch), environment.gang
+        shared = self._gang.parent if self._gang else self._scratch
+        self._tokens = TokenStore(shared / "tokens", self._gang)
         self._storage = Storage(self._run.spec.storage, environment)
         self.output = self._storage.place(self._run.spec.output.uri, Reason.INTERNAL_ERROR)
 
@@ -165,6 +168,7 @@ class _Start:
             self._scratch,
             self._reporter,
             laptop=self._given.laptop,
+            tokens=self._tokens,
         )
 
     def _once(self, name: str, kind: Foreign, fetch: Callable[[], Value]) -> Value:

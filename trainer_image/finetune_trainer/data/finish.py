@@ -16,6 +16,7 @@ from finetune_api.v1alpha1.status import Plan, Resolved
 from finetune_trainer.data.given import Given
 from finetune_trainer.data.held_out import hold_out
 from finetune_trainer.data.length import choose_max_length
+from finetune_trainer.data.mapped import MappedRows, at
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import DataRow
 from finetune_trainer.data.treatment import Treatment, treatment
@@ -68,7 +69,7 @@ def finish(
     before = findings or Findings()
     lengths = [row.length for row in train]
     max_length, why = choose_max_length(given.data.max_length, lengths, given.limit)
-    cut, cut_evaluation = ([r.truncated(max_length) for r in rows] for rows in (train, evaluation))
+    cut, cut_evaluation = (_cut(given, rows, max_length) for rows in (train, evaluation))
     done = treatment(train, cut) + treatment(evaluation, cut_evaluation)
     kept = _usable(given, train, cut, max_length)
     kept_evaluation = _usable(given, evaluation, cut_evaluation, max_length)
@@ -116,14 +117,20 @@ def length_note(given: Given, max_length: int, why: str) -> list[Resolved]:
     return [Resolved(field="data.maxLength", value=str(max_length), why=why)]
 
 
-def _usable(given: Given, whole: Sequence[R], cut: Sequence[R], max_length: int) -> list[R]:
-    kept = [row for row in cut if row.supervised]
+def _cut(given: Given, rows: Sequence[R], max_length: int) -> Sequence[R]:
+    if given.store and isinstance(rows, MappedRows):
+        return given.store.cut(rows, max_length)
+    return [row.truncated(max_length) for row in rows]
+
+
+def _usable(given: Given, whole: Sequence[R], cut: Sequence[R], max_length: int) -> Sequence[R]:
+    kept = [index for index, row in enumerate(cut) if row.supervised]
     skipped = [row for row, after in zip(whole, cut, strict=True) if not after.supervised]
     for row in skipped[:10]:
         logger.warning("%s has no token that carries loss and is left out", row.origin)
     if too_many(given.data.limits.max_skipped, len(skipped), len(whole)):
         raise _refusal(given, len(whole), max_length, skipped)
-    return kept
+    return at(cut, kept)
 
 
 def _refusal(given: Given, total: int, max_length: int, skipped: Sequence[DataRow]) -> TrainerError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from finetune_api.v1alpha1.data import Data
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.data.load import Examples
+from finetune_trainer.data.store import TokenStore
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Tokenizer
 
@@ -25,6 +26,7 @@ class Given:
         vocabulary: Rows of the model's embedding; None if it is not known. Ids of tokenized rows
             must be below.
         answer_tokens: Tokens that the model writes after a prompt, for methods that let it.
+        store: Where rows are kept once they are made; in memory without one.
     """
 
     examples: Examples
@@ -34,6 +36,7 @@ class Given:
     seed: int
     vocabulary: int | None = None
     answer_tokens: int = 0
+    store: TokenStore | None = None
 
     def require_template(self) -> None:
         """Refuse messages where no chat template can render them.

@@ -10,13 +10,16 @@ from typing import TypeVar
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.data.given import Given
+from finetune_trainer.data.mapped import at
 from finetune_trainer.data.rows import DataRow
 from finetune_trainer.errors import TrainerError
 
 R = TypeVar("R", bound=DataRow)
 
 
-def hold_out(given: Given, train: Sequence[R], evaluation: Sequence[R]) -> tuple[list[R], list[R]]:
+def hold_out(
+    given: Given, train: Sequence[R], evaluation: Sequence[R]
+) -> tuple[Sequence[R], Sequence[R]]:
     """Training rows and held-out rows.
 
     Raises:
@@ -24,7 +27,7 @@ def hold_out(given: Given, train: Sequence[R], evaluation: Sequence[R]) -> tuple
     """
     wanted = given.data.evaluation
     if not wanted or not wanted.fraction:
-        return list(train), list(evaluation)
+        return train, evaluation
     count = max(1, round(wanted.fraction * len(train)))
     if count >= len(train):
         message = (
@@ -33,5 +36,5 @@ def hold_out(given: Given, train: Sequence[R], evaluation: Sequence[R]) -> tuple
         )
         raise TrainerError(Reason.DATA_EMPTY, message, "Give more rows, or no evaluation.")
     chosen = set(random.Random(given.seed).sample(range(len(train)), count))  # noqa: S311
-    kept = [row for index, row in enumerate(train) if index not in chosen]
-    return kept, [train[index] for index in sorted(chosen)]
+    kept = [index for index in range(len(train)) if index not in chosen]
+    return at(train, kept), at(train, sorted(chosen))

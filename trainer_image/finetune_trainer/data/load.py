@@ -44,6 +44,11 @@ class Examples:
     sources: Mapping[str, int] = field(default_factory=dict)
     stream: Stream | None = None
 
+    def release(self) -> None:
+        """Let the texts go, once token rows are made of them."""
+        self.train.clear()
+        self.evaluation.clear()
+
 
 def load(
     spec: FineTuneJobSpec, train: Sequence[DataFile], evaluation: Sequence[DataFile]

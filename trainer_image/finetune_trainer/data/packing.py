@@ -13,7 +13,7 @@ from finetune_api.meta import AUTO
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.status import Resolved
 from finetune_api.v1alpha1.tuning import VIRTUAL_TOKENS
-from finetune_trainer.data.packed_row import PackedRow
+from finetune_trainer.data.packed_row import PackedRow, PackedRows
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import TokenRow
 
@@ -23,7 +23,7 @@ ENOUGH = 512
 """Sequences that must be left: a step takes several, and fewer steps learn less."""
 
 
-def pack(rows: Sequence[TokenRow], capacity: int) -> list[PackedRow]:
+def pack(rows: Sequence[TokenRow], capacity: int) -> PackedRows:
     """Put rows together so that few tokens are wasted: best fit, the longest rows first.
 
     The same rows always give the same sequences. Best-fit decreasing needs at most 11/9 of the
@@ -39,8 +39,9 @@ def pack(rows: Sequence[TokenRow], capacity: int) -> list[PackedRow]:
     bins: list[list[int]] = []
     # Room that is left, with the number of the bin, in ascending order.
     room: list[tuple[int, int]] = []
-    for index in sorted(range(len(rows)), key=lambda index: (-rows[index].length, index)):
-        length = rows[index].length
+    lengths = [row.length for row in rows]
+    for index in sorted(range(len(rows)), key=lambda index: (-lengths[index], index)):
+        length = lengths[index]
         place = bisect_left(room, (length, 0))
         if place == len(room):
             left, number = capacity, len(bins)
@@ -49,8 +50,7 @@ def pack(rows: Sequence[TokenRow], capacity: int) -> list[PackedRow]:
             left, number = room.pop(place)
         bins[number].append(index)
         insort(room, (left - length, number))
-    ordered = sorted(sorted(each) for each in bins)
-    return [PackedRow(tuple(rows[index] for index in each)) for each in ordered]
+    return PackedRows(rows, sorted(sorted(each) for each in bins))
 
 
 def decide(

@@ -3,7 +3,7 @@
 Made by the preparers of this folder, read by recipes and by the data contract.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -32,12 +32,12 @@ class Prepared(Generic[R]):
             them; None where `train` is all there is.
     """
 
-    train: list[R]
-    evaluation: list[R]
+    train: Sequence[R]
+    evaluation: Sequence[R]
     max_length: int
     plan: Plan
     resolved: list[Resolved]
     label_names: tuple[str, ...] = ()
     treatment: Treatment = field(default_factory=Treatment)
-    packed: list[PackedRow] | None = None
+    packed: Sequence[PackedRow] | None = None
     stream: Callable[[], Iterator[R]] | None = None

@@ -69,17 +69,13 @@ def treatment(whole: Sequence[DataRow], cut: Sequence[DataRow]) -> Treatment:
         whole: The rows as they were.
         cut: The same rows, cut, in the same order.
     """
-    pairs = list(zip(whole, cut, strict=True))
-    return Treatment(
-        tuple(before.length for before in whole),
-        tuple(
-            Cut(before.origin, before.length - after.length, before.supervised - after.supervised)
-            for before, after in pairs
-            if after.length < before.length
-        ),
-        tuple(
-            LeftOut(before.origin, "Cut" if before.supervised else "Masked")
-            for before, after in pairs
-            if not after.supervised
-        ),
-    )
+    lengths, shorter, left_out = [], [], []
+    # In one pass, because rows may be made as they are looked at.
+    for before, after in zip(whole, cut, strict=True):
+        lengths.append(before.length)
+        if after.length < before.length:
+            lost = before.supervised - after.supervised
+            shorter.append(Cut(before.origin, before.length - after.length, lost))
+        if not after.supervised:
+            left_out.append(LeftOut(before.origin, "Cut" if before.supervised else "Masked"))
+    return Treatment(tuple(lengths), tuple(shorter), tuple(left_out))

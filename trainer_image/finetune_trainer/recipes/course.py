@@ -87,6 +87,7 @@ def prepare(recipe: Recipe, context: Context, machine: Machine | None = None) ->
     tokenizer = model.load_tokenizer(base.tokenizer, base.uri, spec.data.chat_template)
     padding = recipe.pad(tokenizer)
     data = keep_contract(recipe.prepare(context, tokenizer, config), context, tokenizer)
+    context.examples.release()
     divisor = context.run.micro_batch_divisor
     settings, chosen = divided(*recipe.resolve(spec, machine, data), divisor)
     resolved = [*context.resolved, *context.examples.resolved, *data.resolved, *padding, *chosen]

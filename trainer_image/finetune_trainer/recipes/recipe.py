@@ -80,6 +80,7 @@ def given(
         seed=context.run.spec.training.seed,
         vocabulary=config.get_text_config().vocab_size,
         answer_tokens=answer_tokens,
+        store=context.tokens,
     )
 
 

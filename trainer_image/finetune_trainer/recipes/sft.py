@@ -195,7 +195,7 @@ class SFT(Recipe):
 
 def _train_dataset(ready: Ready) -> Foreign:
     if ready.data.packed:
-        return packed_dataset(ready.data.packed)
+        return packed_dataset(ready.data.packed, ready.context.tokens)
     if ready.data.stream is None:
         return dataset(ready.data.train)
     return streaming_dataset(ready.data.stream)

@@ -6,6 +6,7 @@ Called by `recipes.course` through the package.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -161,7 +162,7 @@ def draw_up(prepared: Prepared[Any], subject: Subject) -> Contract:
 def _known(prepared: Prepared[Any]) -> Treatment:
     if prepared.treatment.lengths:
         return prepared.treatment
-    return Treatment(tuple(row.length for row in (*prepared.train, *prepared.evaluation)))
+    return Treatment(tuple(row.length for row in chain(prepared.train, prepared.evaluation)))
 
 
 def _content(

@@ -1,0 +1,160 @@
+"""Token rows in mapped files: the same rows, made once for all processes and attempts, in little memory."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.v1alpha1.data import Data
+from finetune_trainer.batches import dataset, packed_dataset
+from finetune_trainer.data.formats import to_examples
+from finetune_trainer.data.given import Given
+from finetune_trainer.data.load import Examples
+from finetune_trainer.data.mapped import MappedRows
+from finetune_trainer.data.packing import pack
+from finetune_trainer.data.prepare import token_rows
+from finetune_trainer.data.readers.row import Row
+from finetune_trainer.data.rows import TokenRow
+from finetune_trainer.data.store import TokenStore
+from support.tiny_models import pairs, tiny_tokenizer
+
+
+class Counting:
+    """A tokenizer that counts the texts that it is given in lists."""
+
+    def __init__(self) -> None:
+        self.inner, self.texts = tiny_tokenizer(), 0
+
+    def __call__(self, texts: Any, *arguments: Any, **named: Any) -> Any:
+        self.texts += len(texts) if isinstance(texts, list) else 0
+        return self.inner(texts, *arguments, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def given(store: TokenStore | None = None, tokenizer: Any = None, **data: Any) -> Given:
+    rows = [Row(row, f"t.jsonl:{number}") for number, row in enumerate(pairs(40))]
+    examples = Examples(to_examples(rows, "PromptCompletion"), [], "PromptCompletion", "All", [])
+    sources = data.pop("train", [{"source": "s3://b/t.jsonl"}])
+    origins = {row.origin: number % len(sources) for number, row in enumerate(rows)}
+    spec = Data.model_validate({"train": sources, **data})
+    examples = replace(examples, sources=origins)
+    return Given(examples, spec, tokenizer or tiny_tokenizer(), 512, 1, 400, store=store)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"evaluation": {"fraction": 0.2}},
+        {"maxLength": 8, "limits": {"maxSkipped": 0.9, "maxTruncated": 1.0}},
+        {"train": [{"source": "s3://b/a"}, {"source": "s3://b/c", "weight": 2.5}]},
+    ],
+)
+def test_rows_are_those_that_memory_holds(tmp_path: Path, data: dict[str, Any]) -> None:
+    held, kept = token_rows(given(**data)), token_rows(given(TokenStore(tmp_path), **data))
+    assert isinstance(kept.train, MappedRows)
+    assert list(kept.train) == held.train
+    assert list(kept.evaluation) == list(held.evaluation)
+    assert kept.train[1:3] == held.train[1:3]
+    assert replace(kept, train=[], evaluation=[]) == replace(held, train=[], evaluation=[])
+    assert dataset(kept.train).to_dict() == dataset(held.train).to_dict()
+    packs = [pack(rows, 64) for rows in (held.train, kept.train)]
+    sequences = [packed_dataset(packed, TokenStore(tmp_path)) for packed in packs]
+    assert sequences[0].to_dict() == sequences[1].to_dict()
+    assert sequences[1].cache_files, "the library maps the file, too"
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "again"),
+    [
+        (lambda path: None, False),
+        (flip, True),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), True),
+        (lambda path: path.with_suffix(".json").unlink(), True),
+        (lambda path: path.with_suffix(".json").write_text("{"), True),
+    ],
+)
+def test_a_file_is_used_again_if_it_is_whole(
+    tmp_path: Path, spoil: Callable[[Path], object], again: bool
+) -> None:
+    first, second = Counting(), Counting()
+    expected = list(token_rows(given(TokenStore(tmp_path), first)).train)
+    spoil(tmp_path / "train.arrow")
+    assert list(token_rows(given(TokenStore(tmp_path), second)).train) == expected
+    assert (first.texts, second.texts) == (40, 40 if again else 0)
+
+
+def test_other_rows_settings_or_tokens_make_it_anew(tmp_path: Path) -> None:
+    def counted(change: Callable[[Given], Given]) -> int:
+        tokenizer = Counting()
+        token_rows(change(given(TokenStore(tmp_path), tokenizer)))
+        return tokenizer.texts
+
+    def other_template(old: Given) -> Given:
+        old.tokenizer.inner.chat_template = "{{ messages }}"
+        return old
+
+    def one_row_less(old: Given) -> Given:
+        return replace(old, examples=replace(old.examples, train=old.examples.train[1:]))
+
+    assert counted(lambda old: old) == 40
+    assert counted(lambda old: replace(old, limit=256)) == 40
+    assert counted(other_template) == 40
+    assert counted(one_row_less) == 39
+    assert counted(one_row_less) == 0
+
+
+def _process(rank: int, folder: Path) -> None:
+    os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"})
+    tokenizer = Counting()
+    found = token_rows(given(TokenStore(folder / "tokens", folder / "gang"), tokenizer))
+    told = f"{tokenizer.texts} {len(found.train)} {found.train[-1].origin}"
+    (folder / f"told-{rank}").write_text(told)
+
+
+def test_two_processes_tokenize_once(tmp_path: Path) -> None:
+    (tmp_path / "gang").mkdir()
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=_process, args=(rank, tmp_path)) for rank in (1, 0)]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join(60)
+    assert (tmp_path / "told-0").read_text() == "40 40 t.jsonl:39"
+    assert (tmp_path / "told-1").read_text() == "0 40 t.jsonl:39"
+
+
+def anonymous_memory() -> int:
+    """Bytes of this process that no file stands behind."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    tokens, count = 400, 20_000
+
+    def rows() -> Iterator[TokenRow]:
+        for number in range(count):
+            ids = list(range(1000 + number, 1000 + number + tokens))
+            yield TokenRow(ids, ids, f"t.jsonl:{number}")
+
+    before = anonymous_memory()
+    kept = TokenStore(tmp_path).rows("train", TokenRow, "key", rows)
+    chosen = kept.at(range(count - 1, 0, -1))
+    assert sum(row.length for row in chosen) == (count - 1) * tokens
+    trained = dataset(chosen)
+    assert trained[0]["input_ids"] == list(range(1000 + count - 1, 1000 + count - 1 + tokens))
+    # As lists, every token and label would take 8 bytes, and the number that both stand for 28.
+    assert anonymous_memory() - before < count * tokens * 44 / 8

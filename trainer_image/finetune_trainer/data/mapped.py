@@ -1,0 +1,147 @@
+"""Rows of tokens in an Arrow file that is mapped into memory and not read into it.
+
+Written and opened by `data.store`. A row is made when it is asked for, so memory does not grow with the data,
+and all processes that map a file share the pages of it that are in use. The file is Arrow's stream format,
+which `datasets` maps too. What the rows are is not decided here.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, get_type_hints, overload
+
+import numpy as np
+import pyarrow as pa
+
+from finetune_trainer.data.encode import batched
+
+
+class Measured(Protocol):
+    """What can be kept: a dataclass of numbers, texts and lists of numbers, that has a length."""
+
+    @property
+    def length(self) -> int:
+        """In tokens."""
+        ...
+
+
+R = TypeVar("R", bound=Measured)
+
+_BATCH = 1000
+_TYPES = {
+    list[int]: pa.list_(pa.int32()),
+    int: pa.int64(),
+    bool: pa.bool_(),
+    str: pa.string(),
+}
+
+
+def write(path: Path, kind: type[R], rows: Iterable[R]) -> int:
+    """Write rows, holding a few at a time; returns how many there are.
+
+    Args:
+        path: Where.
+        kind: A dataclass whose fields are lists of integers, integers, booleans and texts.
+        rows: Of that kind.
+    """
+    count = 0
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, _schema(kind)) as stream:
+        for batch in batched(rows, _BATCH):
+            stream.write_batch(_columns(kind, batch))
+            count += len(batch)
+    return count
+
+
+def _schema(kind: type[R]) -> pa.Schema:
+    hints = get_type_hints(kind)
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    return pa.schema([*((name, _TYPES[hints[name]]) for name in names), ("length", pa.int64())])
+
+
+def _columns(kind: type[R], rows: Sequence[R]) -> pa.RecordBatch:
+    schema = _schema(kind)
+    columns = [
+        pa.array([getattr(row, field.name) for row in rows], type=field.type) for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+class MappedRows(Sequence[R], Generic[R]):
+    """Rows of one file, or some of them in an order of their own.
+
+    Args:
+        path: From `write`.
+        kind: Of the rows.
+        key: What they were made of.
+        numbers: Which rows of the file; None for all.
+
+    Attributes:
+        path: The file.
+        kind: Of the rows.
+        key: What they were made of.
+        numbers: Which rows of the file, shape (rows,), int64.
+    """
+
+    def __init__(
+        self, path: Path, kind: type[R], key: str, numbers: np.ndarray[Any, Any] | None = None
+    ) -> None:
+        self.path, self.kind, self.key = path, kind, key
+        self.numbers = np.arange(self._file.num_rows) if numbers is None else numbers
+
+    @cached_property
+    def _file(self) -> pa.Table:
+        # The mapping lives as long as the table.
+        return pa.ipc.open_stream(pa.memory_map(str(self.path))).read_all()
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return [field.name for field in fields(self.kind)]  # type: ignore[arg-type]
+
+    @cached_property
+    def _chunks(self) -> list[list[Any]]:
+        return [self._file.column(name).chunks for name in self._names]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[R]:
+        return (self._row(int(number)) for number in self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> R: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[R]: ...
+
+    def __getitem__(self, index: int | slice) -> R | list[R]:
+        if isinstance(index, slice):
+            return [self._row(int(number)) for number in self.numbers[index]]
+        return self._row(int(self.numbers[index]))
+
+    @property
+    def digest(self) -> str:
+        """Of which rows of the file these are."""
+        return hashlib.sha256(self.numbers.tobytes()).hexdigest()
+
+    def at(self, indices: Sequence[int]) -> "MappedRows[R]":
+        """Some of these rows, in the order of the indices, which may repeat."""
+        chosen = self.numbers[np.asarray(indices, dtype=np.int64)]
+        return MappedRows(self.path, self.kind, self.key, chosen)
+
+    def _row(self, number: int) -> R:
+        batch, place = divmod(number, _BATCH)
+        return self.kind(*(_value(chunks[batch], place) for chunks in self._chunks))
+
+
+def _value(column: Any, place: int) -> object:  # noqa: ANN401 - pyarrow has no types
+    found = column[place]
+    if isinstance(found, pa.ListScalar):
+        return found.values.to_numpy().tolist()
+    return found.as_py()
+
+
+def at(rows: Sequence[R], indices: Sequence[int]) -> Sequence[R]:
+    """Some of the rows, in the order of the indices: mapped ones stay mapped."""
+    return rows.at(indices) if isinstance(rows, MappedRows) else [rows[index] for index in indices]
