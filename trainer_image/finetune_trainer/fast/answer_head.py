@@ -125,7 +125,7 @@ def _patch(model: Model, temperature: float, *, shared: bool, entropies: bool) -
         wanted = labels[:, 1:] != IGNORED
         if shared:
             families = families or prefixes.by_prompt(ids, mask, labels != IGNORED)
-            hidden = _packed_states(self, ids, mask, wanted, families)
+            hidden = _wanted_states(self, ids, mask, wanted, families)
         else:
             hidden = _states(self, named)[:, :-1][wanted]
         figures = _figures(self, hidden, labels[:, 1:][wanted], temperature, entropies)
@@ -141,12 +141,25 @@ def _states(model: Model, named: dict[str, Foreign]) -> Tensor:
     return states
 
 
-def _packed_states(
+def _wanted_states(
     model: Model, ids: Tensor, mask: Tensor, wanted: Tensor, families: Families
 ) -> Tensor:
     """The states that predict a label, shape (labels, width), from one long row."""
-    packed: Packed = prefixes.pack(ids, mask, families)
-    states = model.base_model(
+    packed = prefixes.pack(ids, mask, families)
+    return packed_states(model, packed).index_select(0, packed.places[:, :-1][wanted])
+
+
+def packed_states(model: Model, packed: Packed) -> Tensor:
+    """The last hidden states of a long row, shape (tokens, width).
+
+    Args:
+        model: With `prefix_attention` or `packed_attention` installed.
+        packed: The row.
+
+    Raises:
+        RuntimeError: A layer has not asked how the row is divided.
+    """
+    states: Tensor = model.base_model(
         input_ids=packed.ids,
         position_ids=packed.positions,
         # A mask of four dimensions is taken as it is; the layout says what it does not.
@@ -156,8 +169,7 @@ def _packed_states(
     ).last_hidden_state
     if packed.layout.layers != model.config.num_hidden_layers:
         raise RuntimeError("a layer did not ask for the layout of its rows: it saw other answers")
-    found: Tensor = states[0].index_select(0, packed.places[:, :-1][wanted])
-    return found
+    return states[0]
 
 
 def _figures(

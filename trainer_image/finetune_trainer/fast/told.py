@@ -44,6 +44,16 @@ def library(loss: str, padding: str) -> list[Resolved]:
     ]
 
 
+def scores(against: str | None) -> list[Resolved]:
+    """What a reward model runs; `against` is what is against packed rows."""
+    why = "a score is one number a row, so there are no logits of a vocabulary to save"
+    padding = "padded" if against else "none"
+    return [
+        Resolved(field=LOSS, value="library", why=why),
+        Resolved(field=PADDING, value=padding, why=against or _ONE_ROW),
+    ]
+
+
 def answers(policy: Fitted, reference: Fitted | None = None) -> list[Resolved]:
     """What a method on log-probabilities of answers runs.
 

@@ -4,7 +4,8 @@ Used by `recipes.reward`. The loss is TRL's; ours are means over the whole step,
 before training, and figures of each pair alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from trl import RewardTrainer
 from finetune_trainer.batches import Batch
 from finetune_trainer.data.rows import PreferenceRow
 from finetune_trainer.evaluation import autocast
+from finetune_trainer.fast import score_head
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.preference.pairs import PairFigures
 from finetune_trainer.preference.step import MeansOverRows, Recorder, RowFigures, Size, WholeStep
@@ -43,6 +45,7 @@ class ScoredPairs(Resumable, WholeStep, MeansOverRows, RewardTrainer):
         arguments: Those of TRL's trainer.
 
     Attributes:
+        against_packing: Why rows are padded; None where they are not.
         unchanged: The loss of the model before training on the rows of the first step; with several
             processes, this one's share.
     """
@@ -52,6 +55,7 @@ class ScoredPairs(Resumable, WholeStep, MeansOverRows, RewardTrainer):
         self.unchanged = 0.0
         self.rows = RowFigures()
         super().__init__(**arguments)
+        self.against_packing = score_head.install(self.model, settings.max_length)
 
     def batch(self, rows: list[dict[str, Any]]) -> Batch:
         """Rows as tensors on the device."""
@@ -69,11 +73,14 @@ class ScoredPairs(Resumable, WholeStep, MeansOverRows, RewardTrainer):
             with before_first_step(model):
                 loss = float(self.pair_figures(inputs, model).loss.mean())
             self.unchanged += share * loss / len(self._passes)
-        recorder = Recorder(model)
+        recorder = Recorder(self._reading(model))
         # TRL writes into the batch that it is given.
         loss_of_pass: torch.Tensor = super().compute_loss(recorder, dict(inputs))
         self._note(inputs, recorder.outputs.logits.detach().squeeze(-1).float())
         return loss_of_pass * share
+
+    def _reading(self, model: Model) -> Callable[..., Foreign]:
+        return model if self.against_packing else partial(model, packed=True)
 
     def _note(self, batch: Batch, scores: torch.Tensor) -> None:
         chosen, rejected = scores.chunk(2)
@@ -90,7 +97,7 @@ class ScoredPairs(Resumable, WholeStep, MeansOverRows, RewardTrainer):
         """Loss and scores of each pair alone; the model in training unless another is given."""
         net = model if model is not None else self.model
         with autocast(self._settings):
-            scores = net(**batch).logits.squeeze(-1).float()
+            scores = self._reading(net)(**batch).logits.squeeze(-1).float()
         chosen, rejected = scores.chunk(2)
         loss = -logsigmoid(chosen - rejected) + self._center * (chosen + rejected).square()
         return PairFigures(loss, chosen, rejected, tie=0.0)

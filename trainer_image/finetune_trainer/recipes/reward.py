@@ -94,9 +94,8 @@ class Reward(PairRecipe):
         return trainer
 
     def fast_paths(self, ready: Ready, trainer: Foreign) -> list[Resolved]:
-        """A score has neither."""
-        loss = "a score is one number a row, so there are no logits of a vocabulary to save"
-        return told.library(loss, "TRL reads the score at the last token of a padded row")
+        """What became of the rows of a pair."""
+        return told.scores(trainer.against_packing)
 
     def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer:
         """The loss of the model before training: that of its scores, which a new head draws by lot."""
