@@ -1,6 +1,5 @@
 """Adapters by PEFT's own names: which arguments get through, and that the kinds train and come back."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,9 @@ import torch
 from peft import PeftModel
 from peft.config import PromptLearningConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
 )
 
 from finetune_api.v1alpha1.compatibility import Cell, verdict
@@ -24,7 +21,7 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.heads import CAUSAL, SEQUENCE_CLASSIFICATION, Head
 from finetune_trainer.tuning import apply as tunings
 from finetune_trainer.tuning import other
-from support.tiny_models import pairs, tiny_model, write_jsonl
+from support.tiny_models import tiny_model
 
 # Arguments that fit a model of 64 numbers; the defaults of these kinds are for larger ones.
 SMALL: dict[str, dict[str, Any]] = {
@@ -166,34 +163,6 @@ def test_norms_of_an_encoder_and_its_classifier(tmp_path: Path) -> None:
     }  # fmt: skip
     with pytest.raises(TrainerError, match="PEFT stores no classifier and no pooler with"):
         adapted(tuned.unload(), "TRAINABLE_TOKENS", head=SEQUENCE_CLASSIFICATION)
-
-
-def test_a_run_with_one_of_them(laptop: Any, model_folder: Path) -> None:
-    write_jsonl(laptop.folder / "train.jsonl", pairs(48))
-    report = laptop.run({
-        "model.source": f"file://{model_folder}",
-        "data.train": [{"source": f"file://{laptop.folder}/train.jsonl"}],
-        "data.evaluation": {"fraction": 0.1},
-        # Its start changes the model, and the first step is held to it all the same.
-        "tuning": {"type": "Other", "other": {"name": "FOURIERFT", "arguments": {"n_frequency": 64}}},
-        "training": {"learningRate": 3e-2, "maxSteps": 12, "batchSize": 4},
-        "output.uri": f"file://{laptop.folder}/out",
-    }).report  # fmt: skip
-    assert report.outcome == "Complete", report.message
-    assert float(report.evaluation.loss_after) < 0.9 * float(report.evaluation.loss_before)
-    manifest = json.loads((laptop.folder / "out" / "manifest.json").read_text())
-    folder = Path(manifest["prefix"].removeprefix("file://"))
-    assert {each.shape for each in load_file(folder / "adapter_model.safetensors").values()} == {
-        (64,)
-    }
-    batch = AutoTokenizer.from_pretrained(folder)("Thing 3 is red.", return_tensors="pt")
-    theirs = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(model_folder), str(folder)
-    )
-    merged = merge.merge(AutoModelForCausalLM.from_pretrained(model_folder), folder, "the output")
-    torch.testing.assert_close(
-        merged(**batch).logits, theirs.eval()(**batch).logits, rtol=1e-3, atol=1e-3
-    )
 
 
 def test_a_kind_that_cannot_be_merged(model_folder: Path, tmp_path: Path) -> None:
