@@ -7,8 +7,6 @@ the model's layers allow it. What does not fit stays TRL's: `install` tells what
 """
 
 from dataclasses import dataclass
-from functools import wraps
-from types import MethodType
 
 import torch
 from peft import PeftModel
@@ -106,21 +104,16 @@ def _head_why_not(model: Model, inner: Model) -> str | None:
 
 
 def _patch(model: Model, temperature: float, *, shared: bool, entropies: bool) -> None:
-    before = model.forward
-
-    # Its signature is looked at by `generate`.
-    @wraps(type(model).forward)
-    def forward(
+    def run(
         self: Model,
-        *arguments: Foreign,
-        fused_lm_head: bool = False,
+        fused_lm_head: bool,
+        *,
         families: Families | None = None,
         states: bool = False,
         **named: Foreign,
     ) -> Foreign:
         if not fused_lm_head or named.get("output_router_logits"):
-            named |= {"fused_lm_head": True} if fused_lm_head else {}
-            return before(*arguments, **named)
+            return before(fused_lm_head=fused_lm_head, **named)
         ids, mask, labels = (named[name] for name in _NAMES)
         wanted = labels[:, 1:] != IGNORED
         if shared:
@@ -131,7 +124,7 @@ def _patch(model: Model, temperature: float, *, shared: bool, entropies: bool) -
         figures = _figures(self, hidden, labels[:, 1:][wanted], temperature, entropies)
         return _output(figures, wanted, hidden if states else None)
 
-    model.forward = MethodType(forward, model)
+    before = head.take_over(model, "fused_lm_head", run)
 
 
 def _states(model: Model, named: dict[str, Foreign]) -> Tensor:

@@ -3,7 +3,8 @@
 `install` lets one model be called as `model(**batch, read=reader)`: the backbone runs, and `reader` gets
 its hidden states with the output layer, so that logits need never exist for all positions. The call goes
 through whatever wraps the model (PEFT, DDP, FSDP), as any other. Called by recipes before their trainer is
-built; what is done with the hidden states is up to the readers (`fast.loss`). Patches one instance.
+built; what is done with the hidden states is up to the readers (`fast.loss`). Patches one instance, by
+`take_over`, as `answer_head` and `score_head` do.
 """
 
 import functools
@@ -76,23 +77,37 @@ def install(model: Model) -> None:
     base = base_of(model)
     if installed(base):
         return
-    forward = base.forward
+    setattr(base, _INSTALLED, take_over(base, "read", _read))
+
+
+def _read(base: Model, read: Reader, *, labels: Tensor, **named: Foreign) -> Foreign:
+    # Looked up at each call: FSDP and PEFT exchange both after `install`.
+    found = base.base_model(**{**named, "use_cache": False})
+    return read(found.last_hidden_state, labels, output_layer(base))
+
+
+def take_over(base: Model, keyword: str, run: Callable[..., Foreign]) -> Callable[..., Foreign]:
+    """Let `run` answer the calls of one model that give a keyword; all others go where they went.
+
+    Args:
+        base: A model without wrappers.
+        keyword: That no other call of it has.
+        run: Gets the model, what the keyword gave, and everything else by its name.
+
+    Returns:
+        The forward as it was.
+    """
+    before: Callable[..., Foreign] = base.forward
 
     # With the signature of the class, against which `generate` checks its arguments.
     @functools.wraps(type(base).forward)
-    def reading(
-        self: Model, *arguments: Foreign, read: Reader | None = None, **named: Foreign
-    ) -> Foreign:
-        if read is None:
-            return forward(*arguments, **named)
-        labels = named.pop("labels")
-        # Looked up at each call: FSDP and PEFT exchange both after this.
-        found = self.base_model(*arguments, **{**named, "use_cache": False})
-        hidden: Tensor = found.last_hidden_state
-        return read(hidden, labels, output_layer(self))
+    def forward(self: Model, *arguments: Foreign, **named: Foreign) -> Foreign:
+        if keyword not in named:
+            return before(*arguments, **named)
+        return run(self, named.pop(keyword), **named)
 
-    base.forward = MethodType(reading, base)
-    setattr(base, _INSTALLED, forward)
+    base.forward = MethodType(forward, base)
+    return before
 
 
 def remove(model: Model) -> None:

@@ -5,9 +5,6 @@ rows and keeps one a row; here rows that begin alike share their beginning in on
 positions that are read go through the score layer.
 """
 
-from functools import wraps
-from types import MethodType
-
 import torch
 from peft import PeftModel
 from torch import Tensor
@@ -36,27 +33,15 @@ def install(model: Model, longest: int) -> str | None:
     if reason := prefix_attention.why_not(base, longest):
         return reason
     prefix_attention.install(base)
-    _patch(base)
+    head.take_over(base, "packed", _scored)
     return None
 
 
-def _patch(model: Model) -> None:
-    before = model.forward
-
-    @wraps(type(model).forward)
-    def forward(
-        self: Model, *arguments: Foreign, packed: bool = False, **named: Foreign
-    ) -> Foreign:
-        if not packed:
-            return before(*arguments, **named)
-        return _scored(self, named["input_ids"], named["attention_mask"])
-
-    model.forward = MethodType(forward, model)
-
-
-def _scored(model: Model, ids: Tensor, mask: Tensor) -> SequenceClassifierOutputWithPast:
-    pairs = len(ids) // 2
-    packed = prefixes.pack(ids, mask, [(row, row + pairs) for row in range(pairs)])
+def _scored(
+    model: Model, _: bool, *, input_ids: Tensor, attention_mask: Tensor, **__: Foreign
+) -> SequenceClassifierOutputWithPast:
+    ids, pairs = input_ids, len(input_ids) // 2
+    packed = prefixes.pack(ids, attention_mask, [(row, row + pairs) for row in range(pairs)])
     # As the library's: the last token that is not the pad token, which may be an end token too.
     real = (ids != model.config.get_text_config().pad_token_id).int()
     last = (torch.arange(ids.shape[1], device=ids.device) * real).argmax(1)
