@@ -3,9 +3,10 @@
     make bench-trainer ARGS="--only SFT DPO --rounds 3 --minutes 25"
 
 Each run is a process of its own; contestants take turns, so that a busy machine meets all of them. Losses
-and norms of gradients are compared step by step, and a difference ends the benchmark. All cases have their
-first round before any has its second, and no round begins that would not end within `--minutes`. Writes
-`benchmarks/results/trainer.json` and the page that shows it, after every round.
+and norms of gradients are compared step by step; a contestant that trains otherwise, or fails, is left out,
+and the benchmark ends with 1. All cases have their first round before any has its second, and no round
+begins that would not end within `--minutes`. Writes `benchmarks/results/trainer.json` and the page that
+shows it, after every round. `--rehearse` does all of it once with the least rows, and keeps nothing.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,16 +43,22 @@ def main() -> int:
     given = _arguments()
     end = time.monotonic() + 60 * given.minutes
     import_libraries()
-    wanted = given.only or [*CASES, first_step.CASE]
+    names = given.only or [*CASES, first_step.CASE]
+    cases = [CASES[name] for name in names if name in CASES]
+    if given.rehearse:
+        cases = [replace(case, steps=2, batch=1, rounds=1) for case in cases]
     with tempfile.TemporaryDirectory() as folder:
-        contest = Contest(Path(folder), given.steps, wanted)
-        for turn in range(given.rounds):
+        contest = Contest(Path(folder), given.steps, cases, first=first_step.CASE in names)
+        for turn in range(1 if given.rehearse else given.rounds):
             contest.round(turn, end)
             rows = contest.rows()
             results.show(rows)
-            if not given.dry:
-                page.write(results.keep(rows, contest.profiles, contest.notes))
-    return 0
+            result = results.of(rows, contest.profiles, contest.notes)
+            text = page.written(result)
+            if not (given.dry or given.rehearse):
+                results.RESULTS.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+                page.PAGE.write_text(text, "utf-8")
+    return int(contest.failed)
 
 
 def _arguments() -> argparse.Namespace:
@@ -59,6 +67,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each contestant")
     parser.add_argument("--steps", type=int, default=3, help="of each run, at least 2")
     parser.add_argument("--minutes", type=float, default=25, help="begin no round that ends later")
+    parser.add_argument("--rehearse", action="store_true", help="a row a step, once; keep nothing")
     parser.add_argument("--dry", action="store_true", help="keep nothing")
     return parser.parse_args()
 
@@ -69,21 +78,23 @@ class Contest:
     Args:
         folder: For everything that they write.
         steps: Optimiser steps of a run.
-        wanted: Names of cases.
+        cases: To be run.
+        first: Whether the case of the first step is run too.
 
     Attributes:
         profiles: Of ours, by case.
+        failed: Whether a contestant ended without a result, or with another one than ours.
     """
 
-    def __init__(self, folder: Path, steps: int, wanted: Sequence[str]) -> None:
-        self._folder, self._steps = folder, steps
-        self._cases = [CASES[name] for name in wanted if name in CASES]
+    def __init__(self, folder: Path, steps: int, cases: Sequence[Case], *, first: bool) -> None:
+        self._folder, self._steps, self._cases = folder, steps, cases
         self._runs: dict[str, Runs] = {
             case.name: {name: [] for name in case.contestants} for case in self._cases
         }
-        self._first: first_step.Runs | None = {} if first_step.CASE in wanted else None
+        self._first: first_step.Runs | None = {} if first else None
         self._seconds: dict[str, float] = {}
         self.profiles: dict[str, Any] = {}
+        self.failed = False
 
     @property
     def notes(self) -> dict[str, str]:
@@ -97,17 +108,19 @@ class Contest:
                 self._timed(case.name, partial(self._case, case, turn), end)
         if self._first is not None:
             work = partial(first_step.add_round, self._folder, self._first, turn)
-            self._timed(first_step.CASE, work, end)
+            if not self._succeeds(partial(self._timed, first_step.CASE, work, end)):
+                self._first = None
         for case in self._cases if turn == 0 else ():
             _say(f"{case.name}, profile of ours")
-            self._train(case, OURS, Profiling())
-            self.profiles[case.name] = json.loads(self._out.read_text("utf-8"))
+            if self._succeeds(partial(self._train, case, OURS, Profiling())):
+                self.profiles[case.name] = json.loads(self._out.read_text("utf-8"))
 
     def rows(self) -> list[results.Row | first_step.Row]:
         """Of everything that ran so far."""
         rows: list[results.Row | first_step.Row] = []
         for case in self._cases:
-            rows += results.compared(case, self._runs[case.name])
+            if OURS in (runs := self._runs[case.name]):
+                rows += results.compared(case, runs)
         return rows + first_step.compared(self._first or {})
 
     def _timed(self, name: str, work: Callable[[], None], end: float) -> None:
@@ -120,11 +133,26 @@ class Contest:
 
     def _case(self, case: Case, turn: int) -> None:
         runs = self._runs[case.name]
-        for name in _in_turn(list(case.contestants), turn):
-            _say(f"{case.name}, {name}, {turn + 1}")
-            self._train(case, name, Measured())
-            runs[name].append(Measured.read(self._out))
-            _require_equal(case, name, runs)
+        for name in _in_turn(list(runs), turn):
+            if OURS in runs and not self._succeeds(partial(self._run, case, name)):
+                # Others need not be measured again because of it.
+                del runs[name]
+
+    def _run(self, case: Case, name: str) -> None:
+        runs = self._runs[case.name]
+        _say(f"{case.name}, {name}, {len(runs[name]) + 1}")
+        self._train(case, name, Measured())
+        runs[name].append(Measured.read(self._out))
+        _require_equal(case, name, runs)
+
+    def _succeeds(self, work: Callable[[], None]) -> bool:
+        try:
+            work()
+        except SystemExit as error:
+            _say(f"FAILED: {error}")
+            self.failed = True
+            return False
+        return True
 
     @property
     def _out(self) -> Path:
@@ -151,7 +179,7 @@ def _say(what: str) -> None:
 def _in_turn(names: Sequence[str], turn: int) -> list[str]:
     """Ours first, the others in an order that changes: none always follows the same one."""
     others = [name for name in names if name != OURS]
-    start = turn % len(others)
+    start = turn % max(1, len(others))
     return [OURS, *others[start:], *others[:start]]
 
 

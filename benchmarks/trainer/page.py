@@ -5,7 +5,6 @@ is not met, is written by hand in `ideas`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from support.definition import ROOT
@@ -19,8 +18,8 @@ _HEAD = """\
 
 `make bench-trainer` writes this page from `benchmarks/results/trainer.json`. Ours and stock trainers train
 SmolLM2-135M-Instruct with LoRA (rank 16, all linear layers) on the same rows in the same run, each in a
-process of its own, in turn. Losses and norms of gradients are compared step by step, and a difference above
-rounding ends the benchmark. The first step of a run does not count for speed.
+process of its own, in turn. Losses and norms of gradients are compared step by step, and who differs by more
+than rounding is left out. The first step of a run does not count for speed.
 
 Figures are min / median / max over rounds. `Ours ×` is our speed over that of the row by the clock, round by
 round; `memory` is our peak of resident memory over that of the row. Goals: SFT 1.5 × and DPO 1.8 × the
@@ -34,7 +33,7 @@ _COLUMNS = (
 
 
 def written(result: Mapping[str, Any] | None) -> str:
-    """The page of a result, as `results.keep` returns it; None where nothing was measured yet."""
+    """The page of a result, as `results.of` returns it; None where nothing was measured yet."""
     if result is None:
         return f"{_HEAD}\nNot measured yet.\n"
     parts = [_HEAD, *_circumstances(result)]
@@ -43,11 +42,6 @@ def written(result: Mapping[str, Any] | None) -> str:
     parts += _first_step(result)
     parts += _limits(result)
     return "\n".join(parts)
-
-
-def write(result: Mapping[str, Any], path: Path = PAGE) -> None:
-    """Write it."""
-    path.write_text(written(result), "utf-8")
 
 
 def _circumstances(result: Mapping[str, Any]) -> Iterator[str]:

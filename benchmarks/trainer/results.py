@@ -1,6 +1,5 @@
 """The rows of the benchmark, and the file that keeps them."""
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -101,25 +100,23 @@ def show(rows: Sequence[Row | first_step.Row]) -> None:
         print(f"{row.case:15}{row.contestant:50}{figures}  {goals}", flush=True)
 
 
-def keep(
+def of(
     rows: Sequence[Row | first_step.Row], profiles: Mapping[str, Any], notes: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Write the file, and return what it holds.
+    """What the result file holds.
 
     Args:
         rows: Of all cases.
         profiles: Of ours, by case.
         notes: What a reader must know, by case.
     """
-    result = {
+    return {
         **_circumstances(),
         "notes": dict(notes),
         "rows": [asdict(row) for row in rows if isinstance(row, Row)],
         "firstStep": [asdict(row) for row in rows if isinstance(row, first_step.Row)],
         "profiles": dict(profiles),
     }
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    return result
 
 
 def _circumstances() -> dict[str, Any]:

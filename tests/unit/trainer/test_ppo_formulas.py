@@ -249,6 +249,23 @@ def test_an_update_is_the_same_however_it_is_split() -> None:
     assert (results[0] - table().logits).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("minibatches", "micro_batch", "passes"),
+    # Passes of rows that are judged, and those of two epochs of updates.
+    [(3, 4, 3 + 6 - 1), (3, 12, 2 + 6 - 1), (3, 2, 6 + 12 - 1), (1, 12, 1 + 2 - 1)],
+)
+def test_the_first_pass_of_the_first_update_is_not_computed_twice(
+    minibatches: int, micro_batch: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, seen = table(), []
+    judge = policy.judge
+    monkeypatch.setattr(policy, "judge", lambda rollout: (seen.append(1), judge(rollout))[1])
+    how = settings(epochs=2, minibatches=minibatches)
+    learner = algorithm.Algorithm(policy, how, micro_batch=micro_batch, seed=5)
+    learner.step(rollout_of(policy, 12, 3), torch.linspace(-1, 1, 12))
+    assert len(seen) == passes
+
+
 def test_the_table_learns_and_the_penalty_holds_it_back() -> None:
     divergences = []
     for coefficient in (0.0, 2.0):

@@ -15,7 +15,7 @@ token included. Sums run over true tokens only, and a mean over a batch is one o
 the split into micro-batches and among processes never changes an update.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -179,6 +179,11 @@ class Judgement:
     entropies: Tensor
     values: Tensor
 
+    def detached(self) -> "Judgement":
+        """The same without gradients."""
+        found = (self.log_probabilities, self.entropies, self.values)
+        return Judgement(*(each.detach() for each in found))
+
 
 class Policy(Protocol):
     """The model as the algorithm needs it; `policy.LanguagePolicy` is one."""
@@ -204,14 +209,34 @@ class Policy(Protocol):
 
 
 @dataclass(frozen=True)
+class Pass:
+    """One forward pass of the policy.
+
+    Attributes:
+        rows: Which rows of the batch it has, by their numbers.
+        judged: What it said, with its gradients if they were on.
+    """
+
+    rows: Tensor
+    judged: Judgement
+
+
+@dataclass(frozen=True)
 class Experience:
-    """A scored rollout with everything that stays fixed while it is learned from."""
+    """A scored rollout with everything that stays fixed while it is learned from.
+
+    Attributes:
+        old: What the policy that wrote the answers thinks of them.
+        first: The first pass of the first update, with its gradients: nothing was updated in between, so
+            it need not be computed twice. With several processes there is none.
+    """
 
     rollout: Rollout
     old: Judgement
     advantages: Tensor
     targets: Tensor
     figures: dict[str, float]
+    first: Pass | None = None
 
 
 @dataclass
@@ -272,26 +297,41 @@ class Algorithm:
         Returns:
             Figures of the step, by camelCase names.
         """
-        experience = self.experience(rollout, scores)
+        epochs = [self._minibatches(len(scores)) for _ in range(self._settings.epochs)]
+        updates = [rows for minibatches in epochs for rows in minibatches]
+        experience = self.experience(rollout, scores, torch.cat(list(epochs[0])))
         if check is not None:
             check(experience)
-        updates = _Sums()
-        for _ in range(self._settings.epochs):
-            for rows in self._minibatches(len(scores)):
-                self._update(experience, rows, updates)
-        figures = {**experience.figures, **updates.means(), "klCoefficient": self.kl.coefficient}
+        sums = _Sums()
+        for number, rows in enumerate(updates):
+            self._update(experience, rows, sums, None if number else experience.first)
+        figures = {**experience.figures, **sums.means(), "klCoefficient": self.kl.coefficient}
         self.kl.update(experience.figures["kl"])
         return figures
 
     @torch.no_grad()
-    def experience(self, rollout: Rollout, scores: Tensor) -> Experience:
-        """Judge the answers by policy and reference, and estimate the advantages."""
+    def experience(
+        self, rollout: Rollout, scores: Tensor, order: Tensor | None = None
+    ) -> Experience:
+        """Judge the answers by policy and reference, and estimate the advantages.
+
+        Args:
+            rollout: Written by the policy as it is now.
+            scores: One a row, shape (rows,).
+            order: Numbers of all rows as the first updates take them; None keeps no gradients.
+        """
         settings, mask = self._settings, rollout.mask
-        own = list(self._parts(rollout.rows(shares.own(len(scores)))))
-        old = self._judge(own)
-        reference = shares.together(
-            torch.cat([self._policy.reference_log_probabilities(part) for part in own])
-        )
+        alone = order is not None and processes.world_size() == 1
+        parts = self._parts(len(scores), order if alone else None)
+        with torch.set_grad_enabled(alone):
+            first = Pass(parts[0], self._policy.judge(rollout.rows(parts[0])))
+        judged = [first.judged.detached()]
+        judged += [self._policy.judge(rollout.rows(part)) for part in parts[1:]]
+        old = _whole(judged, parts)
+        references = [
+            self._policy.reference_log_probabilities(rollout.rows(each)) for each in parts
+        ]
+        reference = _placed(references, parts)
         log_ratios = old.log_probabilities - reference
         totals = scores.float()
         if settings.missing_eos_penalty is not None:
@@ -303,23 +343,37 @@ class Algorithm:
             rewards, old.values, mask, settings.gamma, settings.gae_lambda
         )
         figures = _figures(rollout, scores, log_ratios, old, targets)
-        return Experience(rollout, old, whiten(advantages, mask, shift=True), targets, figures)
+        advantages = whiten(advantages, mask, shift=True)
+        kept = first if alone else None
+        return Experience(rollout, old, advantages, targets, figures, kept)
 
-    def _update(self, experience: Experience, rows: Tensor, sums: _Sums) -> None:
-        """One update from some rows, in passes of `micro_batch` rows of this process."""
+    def _update(
+        self, experience: Experience, rows: Tensor, sums: _Sums, first: Pass | None
+    ) -> None:
+        """One update from some rows, in passes of `micro_batch` rows of this process.
+
+        Args:
+            experience: What is learned from.
+            rows: Numbers of the rows.
+            sums: Takes the figures.
+            first: The first of the passes, if it is computed already.
+        """
         tokens = int(experience.rollout.mask[rows].sum())
         passes = torch.split(rows[shares.own(len(rows))], self._micro_batch)
         for number, part in enumerate(passes, start=1):
             with self._policy.accumulating(number < len(passes)):
-                loss = self._pass(experience, part, sums)
+                known = first.judged if first and number == 1 else None
+                loss = self._pass(experience, part, sums, known)
                 # Gradients are averaged over processes, and each has a part of the tokens.
                 (loss * processes.world_size() / tokens).backward()  # type: ignore[no-untyped-call]
         self._policy.update()
 
-    def _pass(self, experience: Experience, rows: Tensor, sums: _Sums) -> Tensor:
+    def _pass(
+        self, experience: Experience, rows: Tensor, sums: _Sums, known: Judgement | None
+    ) -> Tensor:
         """The loss of some rows, summed over their tokens."""
         mask = experience.rollout.mask[rows]
-        now = self._policy.judge(experience.rollout.rows(rows))
+        now = known or self._policy.judge(experience.rollout.rows(rows))
         log_ratios = now.log_probabilities - experience.old.log_probabilities[rows]
         ratios = log_ratios.exp()
         policy_loss = policy_losses(ratios, experience.advantages[rows], self._settings.clip_range)
@@ -341,22 +395,34 @@ class Algorithm:
         )
         return policy_sum + value_sum
 
-    def _judge(self, parts: Sequence[Rollout]) -> Judgement:
-        """What the policy says of the rows of all processes, of which these are this one's."""
-        found = [self._policy.judge(part) for part in parts]
-        return Judgement(
-            shares.together(torch.cat([part.log_probabilities for part in found])),
-            shares.together(torch.cat([part.entropies for part in found])),
-            shares.together(torch.cat([part.values for part in found])),
-        )
-
-    def _parts(self, rollout: Rollout) -> Iterator[Rollout]:
-        for first in range(0, len(rollout.ended), self._micro_batch):
-            yield rollout.rows(slice(first, first + self._micro_batch))
+    def _parts(self, rows: int, order: Tensor | None) -> Sequence[Tensor]:
+        """Numbers of this process's rows by pass; in an order, the first is that of the first update."""
+        if order is None:
+            own = shares.own(rows)
+            return torch.split(torch.arange(own.start, own.stop), self._micro_batch)
+        first = min(self._micro_batch, rows // self._settings.minibatches)
+        # Nothing to split is split into one part of nothing.
+        rest = torch.split(order[first:], self._micro_batch) if first < rows else ()
+        return [order[:first], *rest]
 
     def _minibatches(self, rows: int) -> Sequence[Tensor]:
         order = torch.randperm(rows, generator=self._order)
         return torch.split(order, rows // self._settings.minibatches)
+
+
+def _whole(judged: Sequence[Judgement], parts: Sequence[Tensor]) -> Judgement:
+    """What the policy says of the rows of all processes, of which these are this one's."""
+    return Judgement(
+        _placed([each.log_probabilities for each in judged], parts),
+        _placed([each.entropies for each in judged], parts),
+        _placed([each.values for each in judged], parts),
+    )
+
+
+def _placed(found: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
+    """Values of passes in the order of their rows, and those of all processes."""
+    values, rows = torch.cat(list(found)), torch.cat(list(parts))
+    return shares.together(values[rows.argsort().to(values.device)])
 
 
 def _figures(

@@ -34,7 +34,10 @@ def check(
     exact = experience.old.values.device.type == "cpu"
     tolerance = 0.0 if exact else _OTHER_KERNEL
     own = shares.own(len(experience.old.values))
-    first = slice(own.start, min(own.start + micro_batch, own.stop))
+    first: slice | torch.Tensor = slice(own.start, min(own.start + micro_batch, own.stop))
+    if experience.first is not None:
+        # The same rows beside each other, for sums in the same order.
+        first = experience.first.rows
     rollout = experience.rollout.rows(first)
     old = experience.old.log_probabilities[first]
     ratio = _largest((policy.judge(rollout).log_probabilities.detach() - old).exp() - 1)
