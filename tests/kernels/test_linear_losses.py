@@ -7,6 +7,7 @@ import torch
 
 from finetune_kernels.ops import head
 from finetune_kernels.ops.cross_entropy import Terms
+from finetune_kernels.ops.frozen_head import frozen_log_probs
 from finetune_kernels.ops.linear_cross_entropy import (
     linear_cross_entropy,
     linear_cross_entropy_reference,
@@ -42,6 +43,26 @@ def test_cross_entropy_not_worse_than_pytorch(dtype, terms, way) -> None:
         lambda *x: linear_cross_entropy_reference(*x, terms=Terms(**terms)),
         problem(13, 16, 37, dtype),
     )
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_gradients_of_rows_are_rounded_once(dtype, way) -> None:
+    # The upstream number is no power of two: a gradient that was rounded before would be rounded again.
+    hidden, weight, labels, _ = problem(90, 40, 64, dtype)
+    true, stock = (
+        run(lambda *x: 0.3 * linear_cross_entropy_reference(*x, labels), inputs, rounded=dtype)[1]
+        for inputs in ((hidden.double(), weight.double()), (hidden, weight))
+    )
+    leaf = hidden.clone().requires_grad_()
+    frozen = frozen_log_probs(leaf, weight, labels.clamp_min(0)).log_probs
+    kept = (labels >= 0).to(frozen.dtype)
+    for loss in (
+        linear_cross_entropy(leaf, weight, labels, reduction="sum"),
+        -(kept * frozen).sum(),
+    ):
+        upstream = torch.randn((), generator=torch.Generator().manual_seed(1)).to(dtype)
+        (got,) = torch.autograd.grad(loss, leaf, 0.3 * upstream.to(loss.dtype))
+        assert error(got, true) <= 1.01 * error(stock, true)
 
 
 @pytest.mark.parametrize("scale", SCALES, ids=str)

@@ -17,9 +17,9 @@ PyTorch in float64 with the same inputs and upstream gradients. 1.00 is PyTorch'
 to the truth. Errors of one rounding unit (6e-8, 5e-4 and 4e-3) and less are rounding of the result itself.
 The tests allow 1.05 times PyTorch's error and two units more (four in float32).
 
-The gradients of `linear_cross_entropy` are taken in its forward pass and rounded, and rounded once more when
-they are multiplied by the upstream number: in half precision that is up to 1.5 times PyTorch's error, and
-still less than one unit.
+The gradients of `linear_cross_entropy` are taken in its forward pass and multiplied by the upstream number
+later. That of the hidden states waits in float32, so that it is rounded once; that of a trained head is
+rounded twice, for it is as large as the head.
 
 Sizes: {sizes}.
 Every third label is masked.

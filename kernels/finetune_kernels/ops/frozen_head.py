@@ -6,7 +6,8 @@ Backward, with g the upstream gradient of each row:   dX = g J
 
 A row's gradient is its upstream number times a vector that does not depend on it, so it is taken in the
 forward pass: two products where `linear_log_probs`, whose head may be trained, needs three. J is as
-large as X. The entropies carry no gradient. Called by models through `frozen_log_probs`.
+large as X, in float32, so that dX is rounded once. The entropies carry no gradient. Called by models
+through `frozen_log_probs`.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from finetune_kernels.launch import sum_dtype
-from finetune_kernels.ops.head import Head, check_head
+from finetune_kernels.ops.head import Head, check_head, wide_product
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _forward(
     count = hidden.shape[0]
     logs = hidden.new_empty(count, dtype=wide)
     spread = hidden.new_empty(count if entropies else 0, dtype=wide)
-    directions = hidden.new_empty(hidden.shape if slopes else (0,))
+    directions = hidden.new_empty(hidden.shape if slopes else (0,), dtype=wide)
     head = Head(hidden.contiguous(), labels, None, weight, bias)
     for chunk, logits in head.chunks(chunk_rows):
         capped = logits.to(wide)
@@ -106,7 +107,7 @@ def _forward(
             slope = shares.neg_().scatter_add_(1, chosen, torch.ones_like(picked))
             if softcap:
                 slope *= 1 - (capped / softcap).square()
-            torch.mm(slope.div_(temperature).to(hidden.dtype), weight, out=directions[chunk])
+            directions[chunk] = wide_product(slope.div_(temperature).to(hidden.dtype), weight)
     return logs, spread, directions
 
 
@@ -129,18 +130,18 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     logs = hidden.new_empty(hidden.shape[0], dtype=sum_dtype(hidden.dtype))
     spread = logs.new_empty(hidden.shape[0] if entropies else 0)
-    return logs, spread, hidden.new_empty(hidden.shape if slopes else (0,))
+    return logs, spread, logs.new_empty(hidden.shape if slopes else (0,))
 
 
 def _save(ctx, inputs, output) -> None:
+    ctx.dtype = inputs[0].dtype
     ctx.save_for_backward(output[2])
     ctx.mark_non_differentiable(output[1], output[2])
 
 
 def _differentiate(ctx, upstream, *_):
     (directions,) = ctx.saved_tensors
-    slope = upstream.unsqueeze(1) * directions.to(upstream.dtype)
-    return slope.to(directions.dtype), *(None,) * 8
+    return (upstream.unsqueeze(1) * directions).to(ctx.dtype), *(None,) * 8
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)

@@ -19,6 +19,8 @@ _GPU_ROWS = 2048
 # beyond 32 MiB of logits nothing is gained any more.
 _CPU_ELEMENTS = 2**23
 _CPU_FEWEST_ROWS = 64
+# Words of the weight that are turned to float32 at a time.
+_CPU_WORDS = 4096
 
 
 def rows_of_a_chunk(vocabulary: int, *, on_gpu: bool) -> int:
@@ -67,7 +69,7 @@ class Head:
         for start in range(0, count, size):
             chunk = slice(start, min(start + size, count))
             logits = buffer[: chunk.stop - start]
-            torch.mm(self.rows[chunk], self.weight.t(), out=logits)
+            _project(self.rows[chunk], self.weight, logits)
             yield chunk, logits if self.bias is None else logits.add_(self.bias)
 
     def _fitting_rows(self) -> int:
@@ -81,19 +83,22 @@ class Head:
 
 
 class Gradients:
-    """Gradients of a head, summed over chunks: of rows in their dtype, of weight and bias in float32."""
+    """Gradients of a head, summed over chunks: of rows in `hidden`, of weight and bias in float32.
 
-    def __init__(self, head: Head, hidden: bool, weight: bool, bias: bool) -> None:
+    A gradient that is multiplied once more is kept in float32, or it would be rounded twice.
+    """
+
+    def __init__(self, head: Head, hidden: torch.dtype | None, weight: bool, bias: bool) -> None:
         wide = sum_dtype(head.weight.dtype)
         self._head = head
-        self.rows = torch.empty_like(head.rows) if hidden else None
+        self.rows = None if hidden is None else torch.empty_like(head.rows, dtype=hidden)
         self.weight = torch.zeros_like(head.weight, dtype=wide) if weight else None
         self.bias = head.weight.new_zeros(head.weight.shape[0], dtype=wide) if bias else None
 
     def add(self, chunk: slice, gradient: Tensor) -> None:
         """Account for the gradient of one chunk's logits."""
         if self.rows is not None:
-            torch.mm(gradient, self._head.weight, out=self.rows[chunk])
+            self.rows[chunk] = wide_product(gradient, self._head.weight)
         if self.weight is not None:
             _add_product(self.weight, gradient.t(), self._head.rows[chunk])
         if self.bias is not None:
@@ -113,12 +118,56 @@ class Gradients:
         return self._head.rows.new_empty(0)
 
 
+def wide_product(left: Tensor, right: Tensor) -> Tensor:
+    """`left @ right`, its sums and the result in float32 (float64 for float64)."""
+    wide = sum_dtype(left.dtype)
+    if left.dtype == wide:
+        return left @ right
+    if left.is_cuda:
+        return _gpu_product(left, right)
+    # The whole of `right`, a head's weight, would be too large a copy.
+    product = left.new_zeros(left.shape[0], right.shape[1], dtype=wide)
+    for block in _blocks(right.shape[0]):
+        product.addmm_(left[:, block].to(wide), right[block].to(wide))
+    return product
+
+
+def _gpu_product(left: Tensor, right: Tensor) -> Tensor:
+    wide = sum_dtype(left.dtype)
+    if hasattr(torch.ops.aten.mm, "dtype"):
+        return torch.mm(left, right, out_dtype=wide)
+    # PyTorch before 2.8 rounds the product; the sum of chunks stays float32.
+    return torch.mm(left, right).to(wide)
+
+
+def _project(rows: Tensor, weight: Tensor, logits: Tensor) -> None:
+    if not _in_software(rows):
+        torch.mm(rows, weight.t(), out=logits)
+        return
+    wide = rows.float()
+    for block in _blocks(weight.shape[0]):
+        logits[:, block] = wide @ weight[block].float().t()
+
+
+def _in_software(x: Tensor) -> bool:
+    """Whether this is a CPU without products of 16 bits: they take ten times float32's time or more."""
+    if x.is_cuda or x.dtype.itemsize > 2:
+        return False
+    kind = "bf16" if x.dtype == torch.bfloat16 else "fp16"
+    supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported", None)
+    return supported is None or not supported()
+
+
+def _blocks(words: int) -> Iterator[slice]:
+    return (slice(first, first + _CPU_WORDS) for first in range(0, words, _CPU_WORDS))
+
+
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """`total += left @ right`, with the sum over chunks in the dtype of `total`."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
     elif left.is_cuda:
-        total += torch.mm(left, right, out_dtype=total.dtype)
+        total += _gpu_product(left, right)
     else:
         total.addmm_(left.to(total.dtype), right.to(total.dtype))
 

@@ -2,7 +2,7 @@ r"""Head and cross entropy in one operation: the logits of a few rows at a time,
 
 Forward, for a chunk X of rows that count, weight W:   L = X W^T,  loss += sum(cross_entropy(L)),
             and at once G = dloss/dL written over L,   dX = G W,   dW += G^T X  (float32)
-Backward:   the gradients times the upstream scalar
+Backward:   the gradients times the upstream scalar; dX waits in float32, so it is rounded once
 
 The chunked form of Liger (arXiv 2410.10989), restricted to what makes it exact: the result is a scalar, so
 one upstream number scales all gradients; rows are not scaled before they are rounded; the sum over chunks
@@ -158,7 +158,8 @@ def _forward(
     chunk_rows: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     head = Head.of(hidden, weight, bias, labels, ignore_index)
-    gradients = Gradients(head, want_hidden, want_weight, want_bias)
+    rows = sum_dtype(hidden.dtype) if want_hidden else None
+    gradients = Gradients(head, rows, want_weight, want_bias)
     terms = Terms(label_smoothing, z_loss, softcap)
     wanted = want_hidden or want_weight or want_bias
     total = torch.zeros((), dtype=sum_dtype(hidden.dtype), device=hidden.device)
@@ -185,14 +186,15 @@ def _(
     want_bias: bool,
     chunk_rows: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, head, shift = empty_gradients(hidden, weight, want_hidden, want_weight, want_bias)
     total = hidden.new_empty((), dtype=sum_dtype(hidden.dtype))
-    return total, *empty_gradients(hidden, weight, want_hidden, want_weight, want_bias)
+    return total, rows.to(total.dtype) if want_hidden else rows, head, shift
 
 
 def _save(ctx, inputs, output) -> None:
     # Without this, autograd would make zeros as large as the weight for outputs nobody uses.
     ctx.set_materialize_grads(False)
-    ctx.wanted = inputs[8:11]
+    ctx.wanted, ctx.dtype = inputs[8:11], inputs[0].dtype
     ctx.save_for_backward(*output[1:])
 
 
@@ -200,7 +202,7 @@ def _differentiate(ctx, upstream, *_):
     if upstream is None:
         return (None,) * 12
     hidden, weight, bias = (
-        (upstream * gradient).to(gradient.dtype) if wanted else None
+        (upstream * gradient).to(ctx.dtype) if wanted else None
         for gradient, wanted in zip(ctx.saved_tensors, ctx.wanted, strict=True)
     )
     return hidden, weight, bias, *(None,) * 9
