@@ -63,6 +63,7 @@ unit: .venv/ready ## unit tests
 
 runs: .venv/ready ## whole runs of the trainer on tiny models, and its storage under attack
 	OMP_NUM_THREADS=1 $(PYTEST) tests/runs -q -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PYTEST) tests/kernel_runs -q -n $(WORKERS) --dist loadfile
 
 cluster: .venv/ready ## tests against a real API server
 	$(PYTEST) tests/cluster -q -n $(WORKERS) --dist loadfile
