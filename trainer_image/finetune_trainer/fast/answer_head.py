@@ -104,20 +104,13 @@ def _head_why_not(model: Model, inner: Model) -> str | None:
 
 
 def _patch(model: Model, temperature: float, *, shared: bool, entropies: bool) -> None:
-    def run(
-        self: Model,
-        fused_lm_head: bool,
-        *,
-        families: Families | None = None,
-        states: bool = False,
-        **named: Foreign,
-    ) -> Foreign:
+    def run(self: Model, fused_lm_head: bool, *, states: bool = False, **named: Foreign) -> Foreign:
         if not fused_lm_head or named.get("output_router_logits"):
             return before(fused_lm_head=fused_lm_head, **named)
         ids, mask, labels = (named[name] for name in _NAMES)
         wanted = labels[:, 1:] != IGNORED
         if shared:
-            families = families or prefixes.by_prompt(ids, mask, labels != IGNORED)
+            families = prefixes.by_prompt(ids, mask, labels != IGNORED)
             hidden = _wanted_states(self, ids, mask, wanted, families)
         else:
             hidden = _states(self, named)[:, :-1][wanted]
