@@ -117,6 +117,8 @@ def test_grpo_of_all_weights_with_both_kinds_of_rewards(studio: Studio) -> None:
         parts = 0.5 * entry["rewardLength"] + entry["rewardRewardModel"]
         assert entry["reward"] == pytest.approx(parts, abs=1e-4)
     assert 0 <= log[0]["zeroVarianceShare"] < 1
+    told = {each.field: each.value for each in report.resolved}
+    assert told["training.kernels.prompts"] == "read once"
     assert fast_paths(report) == ("fused", "none")
 
 

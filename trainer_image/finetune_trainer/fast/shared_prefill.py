@@ -19,6 +19,19 @@ from finetune_trainer.fast.head import base_of
 from finetune_trainer.foreign import Foreign, Model
 
 
+def why_not(model: Model) -> str | None:
+    """Why every row reads its own prompt; None if each prompt is read once.
+
+    Args:
+        model: A causal language model, wrapped by PEFT or not.
+    """
+    base = base_of(model)
+    # What `generate` asks when it makes the cache.
+    if base._supports_default_dynamic_cache():
+        return None
+    return f"{type(base).__name__} keeps a cache of its own kind"
+
+
 @contextmanager
 def shared_prefill(model: Model) -> Iterator[None]:
     """Within it, prompts that stand in several rows are read once; no gradients are wanted.

@@ -1,4 +1,4 @@
-"""What `status.resolved` says of loss and padding: which fast path runs, or why it was left alone.
+"""What `status.resolved` says of loss, padding and prompts: which fast path runs, or why it was left alone.
 
 Used by `fast.choice` for SFT, which decides before its trainer is built, and by all other recipes once
 theirs is there. The kernels of the layers are told by `fast.kernels`.
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from finetune_api.v1alpha1.status import Resolved
 
 LOSS, PADDING = "training.kernels.loss", "training.kernels.padding"
+PROMPTS = "training.kernels.prompts"
 _FUSED = "log-probabilities of answer tokens alone; no logits are kept"
 _ONE_ROW = "rows stand one after the other; what several of them begin with is computed once"
 
@@ -42,6 +43,13 @@ def library(loss: str, padding: str) -> list[Resolved]:
         Resolved(field=LOSS, value="library", why=loss),
         Resolved(field=PADDING, value="padded", why=padding),
     ]
+
+
+def prompts(against: str | None) -> Resolved:
+    """How the prompt of a group is read before answers are written."""
+    value = "read for each answer" if against else "read once"
+    why = against or "its cache is handed to all answers to it"
+    return Resolved(field=PROMPTS, value=value, why=why)
 
 
 def scores(against: str | None) -> list[Resolved]:

@@ -22,7 +22,7 @@ from finetune_trainer.callback import WatchCallback
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import PromptRow
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.fast import answer_head, groups, told
+from finetune_trainer.fast import answer_head, groups, shared_prefill, told
 from finetune_trainer.fast.told import Fitted
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.recipes.online import Online, judge, verifiable
@@ -196,8 +196,9 @@ class Group(Online):
         )
 
     def fast_paths(self, ready: Ready, trainer: Foreign) -> list[Resolved]:
-        """What became of the log-probabilities of answers."""
-        return told.answers(trainer.fitted, trainer.fitted_reference)
+        """What became of prompts, and of the log-probabilities of answers."""
+        fitted = told.answers(trainer.fitted, trainer.fitted_reference)
+        return [*fitted, told.prompts(shared_prefill.why_not(trainer.model))]
 
     def measure(self, ready: Ready, trainer: Foreign) -> Measures:
         """Mean reward of greedy answers to the held-out prompts, and how far they are from the reference."""
