@@ -94,9 +94,8 @@ def _frozen(layer: Foreign, x: Tensor) -> Projection | None:
 
 def _in_four_bits(layer: Foreign, x: Tensor) -> Projection | None:
     state = getattr(layer.weight, "quant_state", None)
-    # On some CPUs bitsandbytes packs the bytes anew; the compiler cannot look into the state.
-    packed_anew = getattr(state, "packing_format_for_cpu", False)
-    if state is None or packed_anew or torch.compiler.is_compiling():
+    # On some CPUs bitsandbytes packs the bytes anew.
+    if state is None or getattr(state, "packing_format_for_cpu", False):
         return None
     dtype = _dtype(x)
     if x.dtype != dtype or layer.compute_dtype not in (None, dtype):
