@@ -68,7 +68,7 @@ def packed_dataset(packed: Sequence[PackedRow], store: TokenStore | None = None)
     if store and isinstance(packed, PackedRows) and isinstance(packed.rows, MappedRows):
         key = f"{packed.rows.key}, {packed.rows.digest}, {packed.digest}"
         rows = store.rows("packed", PackedColumns, key, lambda: (each.columns for each in packed))
-        return _mapped(rows, ["input_ids", "labels", PACKED, "length"])
+        return mapped_dataset(rows, ["input_ids", "labels", PACKED, "length"])
     return Dataset.from_list([{**_columns(each), "length": each.length} for each in packed])
 
 
@@ -84,7 +84,7 @@ def _positions(lengths: Sequence[int], width: int) -> list[int]:
 def dataset(rows: Sequence[TokenRow | SequenceRow]) -> Dataset:
     """The rows as trainers take them; `length` serves the sampler that groups by it."""
     if isinstance(rows, MappedRows):
-        return _mapped(rows, ["input_ids", "labels", "length"])
+        return mapped_dataset(rows, ["input_ids", "labels", "length"])
     return Dataset.from_dict(
         {
             "input_ids": [row.input_ids for row in rows],
@@ -94,8 +94,8 @@ def dataset(rows: Sequence[TokenRow | SequenceRow]) -> Dataset:
     )
 
 
-def _mapped(rows: MappedRows[Any], columns: list[str]) -> Dataset:
-    # The library maps the same file.
+def mapped_dataset(rows: MappedRows[Any], columns: list[str]) -> Dataset:
+    """Columns of mapped rows; the library maps the same file."""
     whole = Dataset.from_file(str(rows.path)).select_columns(columns)
     return whole.select(rows.numbers)
 

@@ -16,10 +16,12 @@ from finetune_trainer.data.given import Given
 from finetune_trainer.data.load import Examples
 from finetune_trainer.data.mapped import MappedRows
 from finetune_trainer.data.packing import pack
-from finetune_trainer.data.prepare import token_rows
+from finetune_trainer.data.prepare import preference_rows, sequence_rows, token_rows
 from finetune_trainer.data.readers.row import Row
 from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.data.store import TokenStore
+from finetune_trainer.preference.pairs import dataset as pairs_dataset
+from support.preference_data import preferences
 from support.tiny_models import pairs, tiny_tokenizer
 
 
@@ -68,6 +70,25 @@ def test_rows_are_those_that_memory_holds(tmp_path: Path, data: dict[str, Any]) 
     sequences = [packed_dataset(packed, TokenStore(tmp_path)) for packed in packs]
     assert sequences[0].to_dict() == sequences[1].to_dict()
     assert sequences[1].cache_files, "the library maps the file, too"
+
+
+def test_pairs_and_sequences_are_kept_too(tmp_path: Path) -> None:
+    def prepared(store: TokenStore | None, kind: str) -> Any:
+        base = given(store, limits={"maxDuplicates": 1}, evaluation={"fraction": 0.2})
+        if kind == "sequences":
+            return sequence_rows(base)
+        rows = [*preferences(30), {"prompt": "a", "chosen": "b", "rejected": "b"}]
+        found = to_examples([Row(row, f"p:{n}") for n, row in enumerate(rows)], "Preference")
+        examples = Examples(found, [], "Preference", "Completions", [])
+        return preference_rows(replace(base, examples=examples))
+
+    for kind, made in (("pairs", pairs_dataset), ("sequences", dataset)):
+        held, kept = prepared(None, kind), prepared(TokenStore(tmp_path), kind)
+        assert isinstance(kept.train, MappedRows)
+        assert list(kept.train) == held.train
+        assert list(kept.evaluation) == list(held.evaluation)
+        assert replace(kept, train=[], evaluation=[]) == replace(held, train=[], evaluation=[])
+        assert made(kept.train).to_dict() == made(held.train).to_dict()
 
 
 def flip(path: Path) -> None:

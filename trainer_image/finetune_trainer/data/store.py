@@ -80,7 +80,9 @@ class TokenStore:
             logger.info("%s: the rows of an earlier attempt are used again", path)
             return path
         self.folder.mkdir(parents=True, exist_ok=True)
-        _mark(path).unlink(missing_ok=True)
+        # `datasets` keeps what it makes of a file beside it.
+        for old in (_mark(path), *self.folder.glob("cache-*.arrow")):
+            old.unlink(missing_ok=True)
         part = path.with_suffix(".part")
         mapped.write(part, kind, make())
         part.rename(path)

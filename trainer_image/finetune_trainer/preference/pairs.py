@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from finetune_trainer.batches import Batch
+from finetune_trainer.batches import Batch, mapped_dataset
+from finetune_trainer.data.mapped import MappedRows
 from finetune_trainer.data.rows import IGNORED, PreferenceRow
 from finetune_trainer.evaluation import autocast
 from finetune_trainer.foreign import Foreign, Model
@@ -50,6 +51,8 @@ class PairFigures:
 
 def dataset(rows: Sequence[PreferenceRow]) -> Dataset:
     """The rows as TRL takes them; `length` serves the sampler that groups by it."""
+    if isinstance(rows, MappedRows):
+        return mapped_dataset(rows, ["prompt_ids", "chosen_ids", "rejected_ids", "length"])
     return Dataset.from_dict(
         {
             "prompt_ids": [row.prompt_ids for row in rows],

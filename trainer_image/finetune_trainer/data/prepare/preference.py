@@ -12,8 +12,9 @@ from finetune_trainer.data.encode import Encoder
 from finetune_trainer.data.examples import Example, Preference
 from finetune_trainer.data.finish import Findings, finish, first_origins, too_many
 from finetune_trainer.data.given import Given
+from finetune_trainer.data.mapped import at
 from finetune_trainer.data.prepare.answers import answer, border, require_template
-from finetune_trainer.data.prepare.tokens import both
+from finetune_trainer.data.prepare.kept import both_kept
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.render import render_answer
 from finetune_trainer.data.rows import PreferenceRow, TokenRow
@@ -31,9 +32,9 @@ def preference_rows(given: Given) -> Prepared[PreferenceRow]:
     Raises:
         TrainerError: IdenticalPairs or RowsTooLong if that is too many; ChatTemplateError.
     """
-    train, evaluation = (_encode(given, examples) for examples in both(given))
+    train, evaluation = both_kept(given, PreferenceRow, _encode)
     different = [_different(given, rows) for rows in (train, evaluation)]
-    same = [row for row in (*train, *evaluation) if row.identical]
+    same = [row for row in chain(train, evaluation) if row.identical]
     left_out = Treatment(
         lengths=tuple(row.length for row in same),
         left_out=tuple(LeftOut(row.origin, "Identical") for row in same),
@@ -65,12 +66,13 @@ def _row(chosen: TokenRow, rejected: TokenRow) -> PreferenceRow:
     )
 
 
-def _different(given: Given, rows: Sequence[PreferenceRow]) -> list[PreferenceRow]:
+def _different(given: Given, rows: Sequence[PreferenceRow]) -> Sequence[PreferenceRow]:
     same = [row for row in rows if row.identical]
+    different = [index for index, row in enumerate(rows) if not row.identical]
     if too_many(given.data.limits.max_identical_pairs, len(same), len(rows)):
         message = (
             f"{len(same)} of {len(rows)} rows have the same tokens as chosen and rejected: "
             f"{first_origins(same)}"
         )
         raise TrainerError(Reason.IDENTICAL_PAIRS, message)
-    return [row for row in rows if not row.identical]
+    return at(rows, different)

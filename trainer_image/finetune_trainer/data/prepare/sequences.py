@@ -7,7 +7,8 @@ from finetune_trainer.data.encode import batched, wrapping
 from finetune_trainer.data.examples import Conversation, Example, Pair, Tokenized
 from finetune_trainer.data.finish import finish
 from finetune_trainer.data.given import Given
-from finetune_trainer.data.prepare.tokens import both, require_known
+from finetune_trainer.data.prepare.kept import both_kept
+from finetune_trainer.data.prepare.tokens import require_known
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.readers.row import invalid
 from finetune_trainer.data.render import render_prompt
@@ -29,7 +30,7 @@ def sequence_rows(given: Given) -> Prepared[SequenceRow]:
     if given.tokenizer.eos_token_id is None:
         message = "the tokenizer has no end-of-sequence token, so the model could not learn to stop"
         raise TrainerError(Reason.UNSUPPORTED_MODEL, message)
-    return finish(given, *(_encode(given, examples) for examples in both(given)))
+    return finish(given, *both_kept(given, SequenceRow, _encode))
 
 
 def _encode(given: Given, examples: Sequence[Example]) -> list[SequenceRow]:

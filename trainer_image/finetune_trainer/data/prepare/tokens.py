@@ -1,21 +1,19 @@
 """Token rows of a causal language model: chats, completions, text, and rows that are tokens already."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from finetune_api.v1alpha1.reasons import Reason
-from finetune_trainer.data.encode import Encoder, batched
+from finetune_trainer.data.encode import Encoder
 from finetune_trainer.data.examples import Conversation, Document, Example, Pair, Tokenized
 from finetune_trainer.data.finish import finish
 from finetune_trainer.data.given import Given
+from finetune_trainer.data.prepare.kept import both_kept
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.readers.row import invalid
 from finetune_trainer.data.render import render
 from finetune_trainer.data.rows import IGNORED, TokenRow
-from finetune_trainer.data.store import key_of
 from finetune_trainer.data.streamed import streamed
 from finetune_trainer.errors import TrainerError
-
-_BATCH = 512
 
 
 def token_rows(given: Given) -> Prepared[TokenRow]:
@@ -25,22 +23,8 @@ def token_rows(given: Given) -> Prepared[TokenRow]:
         TrainerError: ChatTemplateError, NoSupervisedTokens, RowsTooLong, TokenOutOfRange,
             UnsupportedModel or InvalidSpec.
     """
-    if given.examples.stream is None:
-        train, evaluation = both(given)
-        return finish(given, _kept(given, "train", train), _kept(given, "evaluation", evaluation))
-    return streamed(given, finish(given, *(encode(given, rows) for rows in both(given))), encode)
-
-
-def _kept(given: Given, name: str, examples: Sequence[Example]) -> Sequence[TokenRow]:
-    """The token row of each example, in the store if there is one."""
-    if given.store is None:
-        return encode(given, examples)
-
-    def rows() -> Iterator[TokenRow]:
-        for batch in batched(examples, _BATCH):
-            yield from encode(given, batch)
-
-    return given.store.rows(name, TokenRow, key_of(given, examples), rows)
+    found = finish(given, *both_kept(given, TokenRow, encode))
+    return found if given.examples.stream is None else streamed(given, found, encode)
 
 
 def both(given: Given) -> tuple[Sequence[Example], Sequence[Example]]:
