@@ -28,6 +28,8 @@ OPTIMIZER_BYTES = {"AdamW": 8.0, "AdamW8bit": 2.0, "PagedAdamW8bit": 2.0, "Adafa
 Adafactor keeps sums of rows and columns, which are next to nothing."""
 RUNTIME = 2**30
 """Bytes that libraries take: driver and workspaces on a GPU, Python and its modules on a CPU."""
+_HOLES = 0.5
+"""Of what passes take on a CPU, glibc's heap takes so much more: tensors of many sizes leave holes in it."""
 PAIRED = ("DPO", "IPO", "ORPO", "CPO", "SimPO", "Reward")
 """Methods whose rows are two sequences."""
 # Constants of bitsandbytes: one float32 for 64 numbers, or an eighth of that when quantised again.
@@ -106,14 +108,15 @@ def estimate(
     trained = sum(each.numel() for each in outline.parameters() if each.requires_grad)
     weights = _weights(outline, spec.tuning, settings)
     layers = of_layers(outline, config, spec, settings, largest)
+    kept = _activations(layers, settings)
     return Memory(
         weights=weights + _casts(trained, settings),
         gradients=4 * trained,
         optimizer=round(OPTIMIZER_BYTES[settings.optimizer] * trained),
-        activations=_activations(layers, settings) - layers.loss,
+        activations=kept - layers.loss,
         logits=layers.loss,
         reference=weights if _keeps_a_reference(spec) else 0,
-        runtime=RUNTIME,
+        runtime=RUNTIME + (0 if settings.device == "cuda" else round(_HOLES * kept)),
     )
 
 
@@ -168,8 +171,8 @@ def _loss(
     # The gradient of a trained output layer is there before it is added to what it belongs to.
     head = outline.get_output_embeddings()
     own = (6 if half else 4) * head.weight.numel() if head.weight.requires_grad else 0
-    # Logits and log-probabilities in float32, and the product as it was.
-    return int(hidden + own + (10 if half else 8) * rows * text.vocab_size)
+    # Logits, log-probabilities, the gradient of the chunk before; in half precision, the product too.
+    return int(hidden + own + (14 if half else 12) * rows * text.vocab_size)
 
 
 def _keeps_a_reference(spec: FineTuneJobSpec) -> bool:
