@@ -1,4 +1,4 @@
-"""Who is compared: ours, eager PyTorch, torch.compile of it, and Liger where it is installed."""
+"""Who is compared: ours, eager PyTorch, torch.compile of it, and Liger and flash-attn where installed."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from support.kernel_cases import CASES, Place, Problem, Sizes, labels_of, rotations
+from support.kernel_cases import CASES, Place, Problem, Sizes, documents, labels_of, rotations
 from support.kernel_truth import Operation
 
 # `rope_` is the kernel of `rope` without a graph.
@@ -28,6 +28,8 @@ def contestants(name: str, problem: Problem, sizes: Sizes, place: Place) -> dict
     if find_spec("liger_kernel") and place.device != "cpu":
         liger = _liger(sizes, place).get(name)
         found |= {"liger": liger} if liger else {}
+    if find_spec("flash_attn") and place.device != "cpu" and name == "attention":
+        found["flash"] = _flash(sizes, place)
     return found
 
 
@@ -44,6 +46,15 @@ def sdpa(sizes: Sizes) -> Operation:
         return out.transpose(1, 2).reshape(q.shape)
 
     return attend
+
+
+def _flash(sizes: Sizes, place: Place) -> Operation:
+    from flash_attn import flash_attn_varlen_func
+
+    spans = documents(sizes, place)
+    edges = torch.cat((spans.starts[:1], spans.ends)).to(torch.int32)
+    ends, longest = (edges, edges), (spans.longest, spans.longest)
+    return lambda q, k, v: flash_attn_varlen_func(q, k, v, *ends, *longest, causal=True)
 
 
 def _liger(sizes: Sizes, place: Place) -> dict[str, Operation]:

@@ -14,7 +14,10 @@ from gpu_ops.chips import Chip, chip_of
 from gpu_ops.work import Work
 
 RESULTS = Path(__file__).parents[1] / "results/gpu_ops.json"
-LIBRARIES = ("torch", "triton", "liger_kernel", "transformers", "peft", "bitsandbytes")
+LIBRARIES = (
+    *("torch", "triton", "transformers", "peft", "bitsandbytes"),
+    *("liger_kernel", "flash_attn", "unsloth"),
+)
 # What is wanted of ours, where memory is the limit.
 GOAL = 0.8
 

@@ -4,10 +4,11 @@
         [--rounds N] [--limits …]
 
 Models of real shapes with random weights, LoRA rank 16, recomputed activations, one row (DPO: one pair):
-`finetune_kernels.patch` with our fused losses against stock PEFT with eager attention and with SDPA, and
-with Liger's layers where it is installed. The trainer's own fast paths (shared prompts, batches without
-padding) are not in here; `make bench-trainer` has them. `--rehearse` runs a tiny model on a CPU in
-Triton's interpreter: it proves that this runs, and that all losses are equal, and measures nothing.
+`finetune_kernels.patch` with our fused losses against stock PEFT with eager attention, with SDPA and with
+flash-attn, with Liger's layers and losses, and Unsloth, where these are installed. The trainer's own fast
+paths (shared prompts, batches without padding) are not in here; `make bench-trainer` has them.
+`--rehearse` runs a tiny model on a CPU in Triton's interpreter: it proves that this runs, and that all
+losses are equal, and measures nothing.
 """
 
 import argparse
@@ -16,10 +17,11 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from gpu_training.contestants import NEEDS, missing
 
 RESULTS = Path(__file__).parents[1] / "results/gpu_training.json"
 ROUNDS, STEPS = 3, 5
@@ -27,6 +29,7 @@ ROUNDS, STEPS = 3, 5
 TOLERANCE = 0.05
 
 Rows = list[dict[str, Any]]
+_NOTHING: dict[str, Any] = {"seconds": [], "tokens": 0, "peak_mib": 0.0, "losses": [], "longest": 0}
 
 
 def main() -> int:
@@ -64,14 +67,10 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _contestants() -> list[str]:
-    return ["ours", "eager", "sdpa", *(["liger"] if find_spec("liger_kernel") else [])]
-
-
 def _speeds(shape: str, method: str, length: int, rounds: int) -> Rows:
     """A row for each contestant, whose processes take turns."""
     base = {"shape": shape, "method": method, "length": length, "steps": STEPS}
-    found: dict[str, Rows] = {who: [] for who in _contestants()}
+    found: dict[str, Rows] = {who: [] for who in NEEDS}
     for _ in range(rounds):
         for who, outcomes in found.items():
             outcomes.append(_in_a_process({**base, "contestant": who}))
@@ -100,7 +99,7 @@ def _longest(shape: str, method: str, limits: list[float]) -> Rows:
     """The longest power of two that each contestant trains within each limit."""
     rows = []
     for limit in limits:
-        for who in _contestants():
+        for who in NEEDS:
             run = {"shape": shape, "method": method, "contestant": who, "length": 1024}
             run |= {"steps": 1, "limit_gib": limit}
             outcome = _in_a_process(run)
@@ -110,14 +109,16 @@ def _longest(shape: str, method: str, limits: list[float]) -> Rows:
 
 
 def _in_a_process(run: dict[str, Any]) -> dict[str, Any]:
+    absent = missing(run["contestant"])
+    if absent:
+        return {**_NOTHING, "failed": absent}
     command = [sys.executable, "-P", "-m", "gpu_training.worker", json.dumps(run)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     if done.returncode == 0:
         outcome: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return outcome
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    empty = {"seconds": [], "tokens": 0, "peak_mib": 0.0, "losses": [], "longest": 0}
-    return {**empty, "failed": last[:200]}
+    return {**_NOTHING, "failed": last[:200]}
 
 
 def _rehearsed(methods: list[str]) -> int:

@@ -22,22 +22,39 @@ def tokens_of(rows: int, length: int, vocabulary: int, device: str) -> Tensor:
     return ids.to(device)
 
 
-def supervised(model: Foreign, ids: Tensor, fused: bool) -> Tensor:
-    """The loss of SFT."""
+def supervised(model: Foreign, ids: Tensor, contestant: str) -> Tensor:
+    """The loss of SFT; Liger and Unsloth put their own fused one into the model's forward."""
     labels = ids.clone()
     labels[:, : ids.shape[1] // 3] = -100
-    if not fused:
+    if contestant != "ours":
         return model(input_ids=ids, labels=labels).loss
     hidden, weight = _hidden(model, ids)
     return linear_cross_entropy(hidden, weight, labels[:, 1:].flatten())
 
 
-def preferred(model: Foreign, ids: Tensor, fused: bool) -> Tensor:
+def preferred(model: Foreign, ids: Tensor, contestant: str) -> Tensor:
     """The loss of DPO: even rows are chosen, odd ones rejected."""
+    if contestant == "liger":
+        return liger_preferred(model, ids)
+    fused = contestant == "ours"
     with torch.no_grad(), model.disable_adapter():
         reference = _log_probs(model, ids, fused)
     margins = _log_probs(model, ids, fused) - reference
     return -functional.logsigmoid(BETA * (margins[::2] - margins[1::2])).mean()
+
+
+def liger_preferred(model: Foreign, ids: Tensor) -> Tensor:
+    """The same by Liger's fused loss, which wants chosen rows before rejected ones."""
+    from liger_kernel.chunked_loss import LigerFusedLinearDPOLoss
+
+    rows, start = torch.cat((ids[::2], ids[1::2])), ids.shape[1] // 3
+    with torch.no_grad(), model.disable_adapter():
+        reference, weight = _hidden(model, rows, start - 1)
+    hidden, _ = _hidden(model, rows, start - 1)
+    states, before = (t.view(len(rows), -1, t.shape[-1]) for t in (hidden, reference))
+    fused = LigerFusedLinearDPOLoss(beta=BETA, compiled=ids.is_cuda)
+    loss: Tensor = fused(weight, states, rows[:, start:], ref_input=before, ref_weight=weight)[0]
+    return loss
 
 
 def _log_probs(model: Foreign, ids: Tensor, fused: bool) -> Tensor:

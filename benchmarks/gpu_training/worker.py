@@ -12,12 +12,12 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
-from gpu_training.models import SHAPES, adapted_model
+from gpu_training.contestants import model_of
+from gpu_training.models import SHAPES
 from gpu_training.steps import preferred, supervised, tokens_of
 
 from finetune_kernels.patching import Foreign
 
-CONTESTANTS = ("ours", "eager", "sdpa", "liger")
 METHODS = ("LoRA", "QLoRA", "DPO")
 # The first steps compile kernels and make the states of the optimizer.
 WARM = 2
@@ -30,7 +30,7 @@ class Run:
     Attributes:
         shape: A key of `SHAPES`.
         method: One of `METHODS`.
-        contestant: One of `CONTESTANTS`.
+        contestant: A key of `contestants.NEEDS`.
         length: Tokens of a row; with a limit, the first one tried.
         steps: Timed steps.
         limit_gib: Memory that the process may take; 0 for all of it. With a limit the length doubles
@@ -70,7 +70,9 @@ class Outcome:
 
 def work(run: Run, device: str) -> Outcome:
     """Build the model, then train."""
-    model, patched = _model(run, device)
+    longest = SHAPES[run.shape].get("max_position_embeddings", 64)
+    tokens = longest if run.limit_gib else run.length
+    model, patched = model_of(run.contestant, run.shape, run.method, tokens, device)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     if not run.limit_gib:
         return replace(_timed(run, model, optimizer, run.length, device), patched=patched)
@@ -78,27 +80,12 @@ def work(run: Run, device: str) -> Outcome:
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, run.limit_gib * 2**30 / total))
     best, length = Outcome([], 0, 0.0, [], 0), run.length
-    while length <= SHAPES[run.shape].get("max_position_embeddings", 64):
+    while length <= longest:
         found = _timed(run, model, optimizer, length, device)
         if found.failed:
             break
         best, length = found, 2 * length
     return replace(best, patched=patched)
-
-
-def _model(run: Run, device: str) -> tuple[Foreign, dict[str, int]]:
-    """The model, and how many layers of ours are in it."""
-    if run.contestant == "liger":
-        from liger_kernel.transformers import apply_liger_kernel_to_llama
-
-        apply_liger_kernel_to_llama()
-    attention = "eager" if run.contestant == "eager" else "sdpa"
-    model = adapted_model(run.shape, run.method == "QLoRA", attention, device)
-    if run.contestant == "ours":
-        from finetune_kernels import patch
-
-        return model, dict(patch(model, "Triton").layers)
-    return model, {}
 
 
 def _timed(
@@ -113,7 +100,7 @@ def _timed(
             if number == WARM and device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             start = _now(device)
-            loss = loss_of(model, ids, run.contestant == "ours")
+            loss = loss_of(model, ids, run.contestant)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

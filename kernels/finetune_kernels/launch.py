@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+# The oldest releases with which the tests of the kernels passed.
+OLDEST = {"torch": (2, 6), "triton": (3, 2)}
 # Elements of one program of an elementwise kernel: 16 bytes a thread and load for 128 threads in bf16.
 ELEMENTWISE_BLOCK = 1024
 # Columns that one program holds in registers at once; longer rows are walked in steps.
@@ -27,6 +29,22 @@ def permit(kernels: bool) -> None:
     """Say whether operations of this process may launch Triton kernels; they may until this is called."""
     global _permitted  # noqa: PLW0603 - operations are functions, and so is what they ask
     _permitted = kernels
+
+
+def refuse_old(library: str, version: str) -> None:
+    """Say that a library is too old, before something in it is found missing.
+
+    Raises:
+        ImportError: With the oldest version that will do.
+    """
+    found = tuple(int(number) for number in version.split(".")[:2])
+    if found < OLDEST[library]:
+        oldest = ".".join(map(str, OLDEST[library]))
+        raise ImportError(f"{library} {version} is too old for finetune_kernels: needs {oldest}")
+
+
+refuse_old("torch", torch.__version__)
+refuse_old("triton", triton.__version__)
 
 
 def kernels_run_on(x: Tensor) -> bool:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from support.kernel_cases import SMALL
 
@@ -50,6 +51,30 @@ def test_a_rehearsal_of_whole_steps_has_equal_losses() -> None:
         assert all(abs(a - b) < 5e-4 * a for a, b in pairs)
     assert rows[2]["losses"][2] < rows[2]["losses"][0]
     assert {"LoraQKV", "LoraMLP", "RMSNorm", "RoPE"} <= rows[2]["patched"].keys()
+
+
+def test_a_contestant_that_is_not_installed_has_a_row_that_says_so(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from gpu_training.__main__ import _in_a_process
+    from gpu_training.contestants import NEEDS
+
+    monkeypatch.setitem(NEEDS, "unsloth", "no_such_library")
+    outcome = _in_a_process({"contestant": "unsloth"})
+    assert outcome["failed"] == "no_such_library is not installed"
+    assert not outcome["seconds"]
+
+
+def test_the_folder_for_unsloth_has_the_model_and_its_words(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from gpu_training.contestants import write_folder
+    from gpu_training.models import SHAPES
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    write_folder("rehearsal", tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert model.dtype == torch.bfloat16
+    words = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert len(words) == model.config.vocab_size == SHAPES["rehearsal"]["vocab_size"]
 
 
 def test_the_least_work_of_every_operation(monkeypatch) -> None:

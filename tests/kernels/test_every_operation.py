@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from finetune_kernels.launch import refuse_old
 from finetune_kernels.ops import Documents
 from finetune_kernels.ops.attention import _dense
 from support import kernel_cases, kernel_watch
@@ -136,3 +137,9 @@ def test_all_positions_masked(name, monkeypatch) -> None:
 def test_confident_and_tiny_numbers(name, scale) -> None:
     case = problem(name)
     assert_not_worse(case.ours, case.stock, [x * scale for x in case.inputs])
+
+
+def test_libraries_that_are_too_old_are_refused() -> None:
+    refuse_old("triton", "3.10.0")
+    with pytest.raises(ImportError, match=r"triton 3\.1\.0 is too old .* needs 3\.2"):
+        refuse_old("triton", "3.1.0")
