@@ -45,10 +45,12 @@ def main() -> int:
     import_libraries()
     names = given.only or [*CASES, first_step.CASE]
     cases = [CASES[name] for name in names if name in CASES]
+    if given.steps:
+        cases = [replace(case, steps=given.steps) for case in cases]
     if given.rehearse:
-        cases = [replace(case, steps=2, batch=1, rounds=1) for case in cases]
+        cases = [replace(case, steps=2, batch=1) for case in cases]
     with tempfile.TemporaryDirectory() as folder:
-        contest = Contest(Path(folder), given.steps, cases, first=first_step.CASE in names)
+        contest = Contest(Path(folder), cases, first=first_step.CASE in names)
         for turn in range(1 if given.rehearse else given.rounds):
             contest.round(turn, end)
             rows = contest.rows()
@@ -65,7 +67,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=[], choices=[*CASES, first_step.CASE])
     parser.add_argument("--rounds", type=int, default=3, help="runs of each contestant")
-    parser.add_argument("--steps", type=int, default=3, help="of each run, at least 2")
+    parser.add_argument("--steps", type=int, help="of each run, at least 2")
     parser.add_argument("--minutes", type=float, default=25, help="begin no round that ends later")
     parser.add_argument("--rehearse", action="store_true", help="a row a step, once; keep nothing")
     parser.add_argument("--dry", action="store_true", help="keep nothing")
@@ -77,7 +79,6 @@ class Contest:
 
     Args:
         folder: For everything that they write.
-        steps: Optimiser steps of a run.
         cases: To be run.
         first: Whether the case of the first step is run too.
 
@@ -86,8 +87,8 @@ class Contest:
         failed: Whether a contestant ended without a result, or with another one than ours.
     """
 
-    def __init__(self, folder: Path, steps: int, cases: Sequence[Case], *, first: bool) -> None:
-        self._folder, self._steps, self._cases = folder, steps, cases
+    def __init__(self, folder: Path, cases: Sequence[Case], *, first: bool) -> None:
+        self._folder, self._cases = folder, cases
         self._runs: dict[str, Runs] = {
             case.name: {name: [] for name in case.contestants} for case in self._cases
         }
@@ -107,10 +108,12 @@ class Contest:
             if turn < (case.rounds or turn + 1):
                 self._timed(case.name, partial(self._case, case, turn), end)
         if self._first is not None:
+            _say(f"{first_step.CASE}, {turn + 1}")
             work = partial(first_step.add_round, self._folder, self._first, turn)
             if not self._succeeds(partial(self._timed, first_step.CASE, work, end)):
                 self._first = None
-        for case in self._cases if turn == 0 else ():
+        # A case of its own number of rounds repeats what another one measures.
+        for case in [each for each in self._cases if turn == 0 and each.rounds is None]:
             _say(f"{case.name}, profile of ours")
             if self._succeeds(partial(self._train, case, OURS, Profiling())):
                 self.profiles[case.name] = json.loads(self._out.read_text("utf-8"))
@@ -159,7 +162,7 @@ class Contest:
         return self._folder / "measured.json"
 
     def _train(self, case: Case, name: str, observer: Measured | Profiling) -> None:
-        place = Workplace(self._folder, case.steps or self._steps, case.batch)
+        place = Workplace(self._folder, case.steps, case.batch)
 
         def work() -> None:
             watch(observer)

@@ -27,7 +27,7 @@ class Case:
         contestants: Ours, and others by name; each trains in the process that it is called in.
         speeds: How many times as fast ours shall be, by contestant.
         tolerances: Largest difference of a step's loss from ours, by contestant; see `equality`.
-        steps: Optimiser steps of a run, if this case has its own number.
+        steps: Optimiser steps of a run, at least 2: the first does not count for speed.
         batch: Rows a step; in cases whose model answers, prompts.
         rounds: The most runs of each contestant, if this case has its own number.
         told: What a reader of its rows must know.
@@ -37,7 +37,7 @@ class Case:
     contestants: Mapping[str, Train]
     speeds: Mapping[str, float]
     tolerances: Mapping[str, float] = field(default_factory=dict)
-    steps: int | None = None
+    steps: int = 2
     batch: int = 4
     rounds: int | None = None
     told: str = ""

@@ -12,7 +12,14 @@ from pathlib import Path
 
 
 def import_libraries() -> None:
-    """Import what contestants need, before the first of them; nothing is computed."""
+    """Import what contestants need, before the first of them; nothing is computed.
+
+    What our trainer does not import for such jobs is kept from the others too, whose memory is then less than
+    that of a user who has it installed.
+    """
+    from finetune_trainer import libraries
+
+    libraries.shut_out(("bitsandbytes", "deepspeed", "scipy"))
     import peft  # noqa: F401
     from trl import DPOTrainer, GRPOTrainer, SFTTrainer  # noqa: F401
 

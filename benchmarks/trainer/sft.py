@@ -87,6 +87,7 @@ CASE = Case(
         "stock, Float32, no checkpointing, padding-free": 1.0,
         "stock, Float32, no checkpointing, one row a pass": 1.0,
     },
+    steps=3,
 )
 
 BFLOAT16 = Case(
@@ -95,7 +96,6 @@ BFLOAT16 = Case(
     speeds={"stock": 1.5},
     # bfloat16 rounds to three digits.
     tolerances={"stock": 0.03},
-    steps=2,
     batch=1,
     rounds=1,
     told="The library by its defaults, bfloat16 with it, which this CPU emulates: one row a step, once.",

@@ -77,7 +77,9 @@ def test_every_goal_in_the_file_follows_from_its_figures() -> None:
 @measured
 def test_every_case_has_its_profile() -> None:
     assert RESULT is not None
-    assert {row["case"] for row in RESULT["rows"]} == RESULT["profiles"].keys()
+    # What is measured once in bfloat16 is the same step of ours.
+    cases = {row["case"] for row in RESULT["rows"]} - {"SFT, bfloat16"}
+    assert cases == RESULT["profiles"].keys()
 
 
 @measured
