@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from gpu_training.contestants import NEEDS, missing
+from gpu_training.libraries import NEEDS, missing
 
 RESULTS = Path(__file__).parents[1] / "results/gpu_training.json"
 ROUNDS, STEPS = 3, 5

@@ -1,35 +1,21 @@
 """Who trains the same model: ours, stock PEFT with three attentions, Liger and Unsloth.
 
-Each is in a process of its own, for Liger and Unsloth exchange classes for good. What is not installed has a
-row that says so. Unsloth loads models from folders only, so a folder of random weights is written for it.
-Called by `worker` and `__main__`.
+Each is in a process of its own, for Liger and Unsloth exchange classes for good. Unsloth loads models from
+folders only, so a folder of random weights is written for it.
+Called by `worker`; `libraries` says what each needs.
 """
 
 import os
 import subprocess
 import sys
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 
-from gpu_training.models import RANK, SHAPES, TARGETS, adapted_model
+from gpu_training.models import RANK, SHAPES, TARGETS, adapted_model, random_model
 
 from finetune_kernels.patching import Foreign
 
-# The library that a contestant needs beside PyTorch, transformers and PEFT.
-NEEDS = {
-    **dict.fromkeys(("ours", "eager", "sdpa"), ""),
-    "flash": "flash_attn",
-    "liger": "liger_kernel",
-    "unsloth": "unsloth",
-}
 ATTENTION = {"eager": "eager", "flash": "flash_attention_2"}
-
-
-def missing(contestant: str) -> str:
-    """Why it cannot run here, or nothing."""
-    library = NEEDS[contestant]
-    return f"{library} is not installed" if library and not find_spec(library) else ""
 
 
 def model_of(
@@ -81,18 +67,16 @@ def _folder(shape: str) -> Path:
 
 def write_folder(shape: str, folder: Path) -> None:
     """Write the model as transformers saves it, the configuration last."""
-    import torch
     from tokenizers import Tokenizer, models
-    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, PreTrainedTokenizerFast
 
     words = {f"w{number}": number for number in range(SHAPES[shape]["vocab_size"])}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(words, **{"unk_token": "w0"})),
         **{"unk_token": "w0", "bos_token": "w1", "eos_token": "w2", "pad_token": "w3"},
     )
-    torch.manual_seed(0)
     config = LlamaConfig(**SHAPES[shape], bos_token_id=1, eos_token_id=2, pad_token_id=3)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model = random_model(config, "sdpa", "cpu")
     half_written = folder.with_suffix(".partial")
     model.save_pretrained(half_written)
     tokenizer.save_pretrained(half_written)

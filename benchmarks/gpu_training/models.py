@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from finetune_kernels.patching import Foreign
+
 WORDS = {"vocab_size": 128256, "rope_theta": 500000.0, "max_position_embeddings": 131072}
 HEADS = {"num_attention_heads": 32, "num_key_value_heads": 8}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -28,17 +30,9 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 def adapted_model(shape: str, four_bits: bool, attention: str, device: str) -> nn.Module:
     """A PEFT model in bfloat16 that recomputes activations, in training mode."""
     import peft
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    from transformers import LlamaConfig
 
-    torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device(device):
-            config = LlamaConfig(**SHAPES[shape], use_cache=False)
-            model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-    finally:
-        torch.set_default_dtype(before)
+    model = random_model(LlamaConfig(**SHAPES[shape], use_cache=False), attention, device)
     if four_bits:
         _quantise(model, device)
     lora = peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=list(TARGETS))
@@ -49,6 +43,20 @@ def adapted_model(shape: str, four_bits: bool, attention: str, device: str) -> n
             parameter.data = parameter.data.to(torch.bfloat16)
     adapted.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return adapted.train()
+
+
+def random_model(config: Foreign, attention: str, device: str) -> Foreign:
+    """A causal language model made in bfloat16: in float32 it would not fit."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device(device):
+            return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _quantise(model: nn.Module, device: str) -> None:

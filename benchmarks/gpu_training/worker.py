@@ -30,7 +30,7 @@ class Run:
     Attributes:
         shape: A key of `SHAPES`.
         method: One of `METHODS`.
-        contestant: A key of `contestants.NEEDS`.
+        contestant: A key of `libraries.NEEDS`.
         length: Tokens of a row; with a limit, the first one tried.
         steps: Timed steps.
         limit_gib: Memory that the process may take; 0 for all of it. With a limit the length doubles

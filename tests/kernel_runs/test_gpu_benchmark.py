@@ -18,7 +18,8 @@ def rehearse(module: str, *options: str) -> str:
     """What it prints."""
     command = [sys.executable, "-P", "-m", module, "--rehearse", *options]
     path = os.pathsep.join(str(ROOT / each) for each in ("kernels", "tests", "benchmarks"))
-    environment = os.environ | {"PYTHONPATH": path}
+    # A rehearsal turns the interpreter on for itself.
+    environment = os.environ | {"PYTHONPATH": path, "TRITON_INTERPRET": "0"}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=200, check=False
     )
@@ -56,7 +57,7 @@ def test_a_rehearsal_of_whole_steps_has_equal_losses() -> None:
 def test_a_contestant_that_is_not_installed_has_a_row_that_says_so(monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     from gpu_training.__main__ import _in_a_process
-    from gpu_training.contestants import NEEDS
+    from gpu_training.libraries import NEEDS
 
     monkeypatch.setitem(NEEDS, "unsloth", "no_such_library")
     outcome = _in_a_process({"contestant": "unsloth"})
