@@ -94,7 +94,7 @@ class _Shape:
             norms=norms + (width * heads + keys if "q_norm" in names else 0),
             gated=bool(names & {"gate_proj", "gate_up_proj", "wi_1"}),
             crossed=crossed,
-            scores=0 if largest.flat else _scores(outline, config, settings, heads),
+            scores=_scores(outline, config, settings, heads, flat=largest.flat),
             lora_blocks=largest.lora_blocks,
         )
 
@@ -115,13 +115,15 @@ def layers_of(config: ModelConfig) -> int:
     return int(text.num_hidden_layers + (getattr(text, "num_decoder_layers", None) or 0))
 
 
-def _scores(outline: Model, config: ModelConfig, settings: Settings, heads: int) -> int:
+def _scores(
+    outline: Model, config: ModelConfig, settings: Settings, heads: int, *, flat: bool
+) -> int:
     text = config.get_text_config()
     names = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "dropout_rate")
     dropout = any(getattr(text, name, 0) for name in names)
     # With dropout, PyTorch has no kernel on the CPU that throws them away.
     kept = dropout and settings.device == "cpu"
-    plain = getattr(outline.config, "_attn_implementation", None) == "eager"
+    plain = not flat and getattr(outline.config, "_attn_implementation", None) == "eager"
     return heads * settings.max_length if kept or plain else 0
 
 

@@ -4,14 +4,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.batches import Collator
 from finetune_trainer.fast import prefix_attention
 from finetune_trainer.fast.flat import FlatCollator, tokens
 from finetune_trainer.fast.order import SortedSteps
+from finetune_trainer.fast.prefixes import Group, Layout
 from support.tiny_models import pairs, tiny_model, write_jsonl
+
+
+def test_attention_forgets_as_the_model_was_told() -> None:
+    config = GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=8, attn_pdrop=0.5)
+    model = AutoModelForCausalLM.from_config(config)
+    prefix_attention.install(model)
+    attention = model.transformer.h[0].attn
+    # Queries of zero see all tokens alike, and values that tell tokens apart give the weights themselves.
+    hidden, layout = torch.eye(8)[None], Layout((Group(0, (8,)),))
+    with torch.no_grad():
+        attention.c_attn.weight.zero_()[:, 16:] = torch.eye(8)
+        attention.c_proj.weight.copy_(torch.eye(8))
+        attention.resid_dropout.p = 0.0
+        alike = torch.ones(8, 8).tril() / torch.arange(1, 9)[:, None]
+        torch.testing.assert_close(attention.eval()(hidden, layout=layout)[0][0], alike)
+        found = attention.train()(hidden, layout=layout)[0][0]
+    kept = found > 0
+    torch.testing.assert_close(found, kept * alike / 0.5)
+    assert 0 < int(kept.sum()) < 36
 
 
 def test_rows_in_one_row_are_the_rows_alone(tmp_path: Path) -> None:

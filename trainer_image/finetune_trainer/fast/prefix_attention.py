@@ -6,7 +6,8 @@ that does not, and there is no mask of all tokens by all tokens. Works under gra
 the layout reaches each layer as an argument.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -61,26 +62,45 @@ def _attend(
     attention_mask: Tensor | None,
     layout: Layout | None = None,
     scaling: float | None = None,
+    dropout: float = 0.0,
     **options: Foreign,
 ) -> tuple[Tensor, None]:
     """As transformers' attentions; with a layout, of one long row (1, heads, tokens, width)."""
     if layout is None:
         given = (module, query, key, value, attention_mask)
-        found: tuple[Tensor, None] = sdpa_attention_forward(*given, scaling=scaling, **options)
+        options |= {"scaling": scaling, "dropout": dropout}
+        found: tuple[Tensor, None] = sdpa_attention_forward(*given, **options)
         return found
     layout.layers += 1
-    return attend(query, key, value, layout, scaling).transpose(1, 2).contiguous(), None
+    seen = attend(query, key, value, layout, scaling, dropout=dropout)
+    return seen.transpose(1, 2).contiguous(), None
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    scale: float | None,
+    *,
+    dropout: float = 0.0,
 ) -> Tensor:
-    """Attention of one long row, in the shape of the query: (1, heads, tokens, width)."""
+    """Attention of one long row, in the shape of the query: (1, heads, tokens, width).
+
+    Args:
+        query: Of all tokens.
+        key: Of all tokens, (1, key heads, tokens, width).
+        value: As `key`.
+        layout: How the row is divided.
+        scale: Of the scores; by the width of a head without it.
+        dropout: The probability that a token does not see another.
+    """
+    see = partial(_causal, scale=scale, dropout=dropout)
     sizes = [size for group in layout.groups for size in _spans(group)]
     parts = zip(*(torch.split(each, sizes, 2) for each in (query, key, value)), strict=True)
     found: list[Tensor] = []
     for group in layout.groups:
-        found += _of_group(group, parts, scale)
+        found += _of_group(group, parts, see)
     return torch.cat(found, 2)
 
 
@@ -90,21 +110,23 @@ def _spans(group: Group) -> list[int]:
 
 
 def _of_group(
-    group: Group, parts: Iterator[tuple[Tensor, Tensor, Tensor]], scale: float | None
+    group: Group, parts: Iterator[tuple[Tensor, Tensor, Tensor]], see: Callable[..., Tensor]
 ) -> Iterator[Tensor]:
     query, key, value = next(parts)
     if group.prefix:
-        yield _causal(query, key, value, scale)
+        yield see(query, key, value)
     for length in group.answers:
         own_query, own_key, own_value = next(parts)
         if not length:
             continue
         if group.prefix:
             own_key, own_value = torch.cat([key, own_key], 2), torch.cat([value, own_value], 2)
-        yield _causal(own_query, own_key, own_value, scale)
+        yield see(own_query, own_key, own_value)
 
 
-def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+def _causal(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float | None, dropout: float
+) -> Tensor:
     """The last query sees all keys, the one before it all but one, and so on."""
     tokens, seen = query.shape[2], key.shape[2]
     mask = None
@@ -119,6 +141,7 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> T
         key,
         value,
         attn_mask=mask,
+        dropout_p=dropout,
         is_causal=mask is None and tokens > 1,
         scale=scale,
         enable_gqa=key.shape[1] != query.shape[1],
