@@ -35,14 +35,8 @@ def ours(place: Workplace) -> None:
     run_job(place, job(place))
 
 
-def stock(place: Workplace, passes: int = 1, **settings: Foreign) -> None:
-    """TRL's run.
-
-    Args:
-        place: Where.
-        passes: Forward passes for the answers of a step.
-        settings: Further arguments of `GRPOConfig`.
-    """
+def stock(place: Workplace, **settings: Foreign) -> None:
+    """TRL's run."""
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
@@ -50,8 +44,7 @@ def stock(place: Workplace, passes: int = 1, **settings: Foreign) -> None:
     from invariant.parity.stock_online import with_draws
 
     answers = {
-        "per_device_train_batch_size": place.batch * ANSWERS // passes,
-        "gradient_accumulation_steps": passes,
+        "per_device_train_batch_size": place.batch * ANSWERS,
         "num_generations": ANSWERS,
         "max_completion_length": TOKENS,
         "beta": BETA,
@@ -84,12 +77,10 @@ CASE = Case(
         OURS: ours,
         "stock, Float32": partial(stock, bf16=False),
         "stock, Float32, no checkpointing": partial(stock, **_FAST),
-        "stock, Float32, no checkpointing, four passes": partial(stock, passes=4, **_FAST),
     },
     speeds={
         "stock, Float32": 1.0,
         "stock, Float32, no checkpointing": 1.0,
-        "stock, Float32, no checkpointing, four passes": 1.0,
     },
     batch=2,
     told=f"Two prompts a step with {ANSWERS} answers of {TOKENS} tokens each; the library is given our "

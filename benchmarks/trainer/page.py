@@ -19,7 +19,8 @@ _HEAD = """\
 `make bench-trainer` writes this page from `benchmarks/results/trainer.json`. Ours and stock trainers train
 SmolLM2-135M-Instruct with LoRA (rank 16, all linear layers) on the same rows in the same run, each in a
 process of its own, in turn. Losses and norms of gradients are compared step by step, and who differs by more
-than rounding is left out. The first step of a run does not count for speed.
+than rounding is left out. The first step of a run does not count for speed. Libraries that these jobs do
+not use are kept from all contestants, which lowers the peak of the stock ones too.
 
 Figures are min / median / max over rounds. `Ours ×` is our speed over that of the row by the clock, round by
 round; `memory` is our peak of resident memory over that of the row. Goals: SFT 1.5 × and DPO 1.8 × the

@@ -87,7 +87,6 @@ CASE = Case(
         "stock, Float32, no checkpointing, padding-free": 1.0,
         "stock, Float32, no checkpointing, one row a pass": 1.0,
     },
-    steps=3,
 )
 
 BFLOAT16 = Case(
