@@ -129,7 +129,7 @@ def _limits(result: Mapping[str, Any]) -> Iterator[str]:
         before = row["peak_before_training_mib"]["median"]
         peak = row["peak_mib"]["median"]
         yield f"- **{case}**: {_operators(profile['time'], '%')}."
-        yield f"  Memory: {before:.0f} of {peak:.0f} MiB before the first step; in a step "
+        yield f"  Memory: {before:.0f} of {peak:.0f} MiB before the first step; in a step"
         yield f"  {_operators(profile['memory'], 'MiB')}."
     yield ""
     lacking = missed([*result["rows"], *result["firstStep"]])
