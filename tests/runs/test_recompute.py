@@ -1,4 +1,4 @@
-"""Which layers compute their activations again: the plan, what it saves, and that nothing else changes."""
+"""Layers that compute their activations again: what that saves, and that nothing else changes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,52 +24,12 @@ from finetune_trainer.fast import head, loss, prefix_attention, recompute
 from finetune_trainer.fast.flat import FlatCollator
 from finetune_trainer.fast.offload import BUFFERS, BlockInputs, Parked
 from finetune_trainer.recipes import passes
-from finetune_trainer.recomputation import LayerMemory, Recomputation, plan
+from finetune_trainer.recomputation import Recomputation
 from finetune_trainer.tuning.apply import apply
 from support.jobs import manifest
 from support.tiny_models import tiny_model
 
 LAYERS, TOKENS = 3, 48
-
-
-@pytest.mark.parametrize(
-    ("room", "planned"),
-    [
-        # Four layers that keep 100 or 10, beside a loss of 50.
-        (450, (0, False)),
-        # 10 + 300 + 50
-        (449, (1, False)), (360, (1, False)),
-        (359, (2, False)), (270, (2, False)),
-        # 30 + 100 + 50
-        (180, (3, False)),
-        # 40, and one layer that is computed again once the loss is done with
-        (179, (4, False)), (140, (4, False)),
-        # Two inputs on their way
-        (139, (4, True)), (120, (4, True)), (-1, (4, True)),
-    ],
-)  # fmt: skip
-def test_no_more_layers_than_must(room: int, planned: tuple[int, bool]) -> None:
-    layers = LayerMemory(layers=4, kept=100, block_input=10, loss=50)
-    found = plan(layers, room, offload=True)
-    assert (found.layers, found.offload) == planned
-    if room >= 120:
-        assert layers.total(found.layers, offload=found.offload) <= room
-    assert not plan(layers, room).offload
-
-
-def test_the_backward_pass_of_a_layer_needs_room_too() -> None:
-    layers = LayerMemory(layers=4, kept=100, block_input=10, loss=50, working=70)
-    # More than the loss, which is over by then.
-    assert layers.total(0) == 400 + 70
-    assert layers.total(3) == 30 + max(100 + 70, 100 + 70)
-    assert layers.total(4) == 40 + max(50, 100 + 70)
-    assert layers.total(4, offload=True) == 20 + 100 + 70
-
-
-def test_a_plan_in_words() -> None:
-    words = [str(Recomputation(layers, 30)) for layers in (0, 12, 30)]
-    assert words == ["Disabled", "12 of 30 layers", "Enabled"]
-    assert str(Recomputation(30, 30, offload=True)) == "Offload"
 
 
 def job(tuning: str, precision: str = "Float32") -> tuple[Any, resolve.Settings]:
