@@ -33,10 +33,8 @@ _COLUMNS = (
 )
 
 
-def written(result: Mapping[str, Any] | None) -> str:
-    """The page of a result, as `results.of` returns it; None where nothing was measured yet."""
-    if result is None:
-        return f"{_HEAD}\nNot measured yet.\n"
+def written(result: Mapping[str, Any]) -> str:
+    """The page of a result, as `results.of` returns it."""
     parts = [_HEAD, *_circumstances(result)]
     for case in dict.fromkeys(row["case"] for row in result["rows"]):
         parts += _case(case, result)

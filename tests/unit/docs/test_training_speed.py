@@ -13,14 +13,12 @@ from trainer import ideas, page
 from trainer.figures import Goal, Spread, differences, missed, ratios
 
 FILE = ROOT / "benchmarks/results/trainer.json"
-RESULT: dict[str, Any] | None = json.loads(FILE.read_text("utf-8")) if FILE.exists() else None
-
-measured = pytest.mark.skipif(RESULT is None, reason="`make bench-trainer` has not run yet")
+RESULT: dict[str, Any] = json.loads(FILE.read_text("utf-8"))
 
 
 def rows() -> list[dict[str, Any]]:
     """Of all cases, the first step included."""
-    return [*RESULT["rows"], *RESULT["firstStep"]] if RESULT else []
+    return [*RESULT["rows"], *RESULT["firstStep"]]
 
 
 def test_a_spread_is_the_least_the_middle_and_the_most() -> None:
@@ -74,15 +72,12 @@ def test_every_goal_in_the_file_follows_from_its_figures() -> None:
             assert goal["met"] is (equal or better is (goal["kind"] == "speed"))
 
 
-@measured
 def test_every_case_has_its_profile() -> None:
-    assert RESULT is not None
     # What is measured once in bfloat16 is the same step of ours.
     cases = {row["case"] for row in RESULT["rows"]} - {"SFT, bfloat16"}
     assert cases == RESULT["profiles"].keys()
 
 
-@measured
 def test_no_idea_is_about_a_row_that_is_gone() -> None:
     there = {(row["case"], goal["kind"]) for row in rows() for goal in row["goals"]}
     assert ideas.IDEAS.keys() <= there
