@@ -4,14 +4,14 @@ Used by the recipe, by `evaluation` and by `verify`. Padding is masked by positi
 label -100, whatever the pad token is.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import torch
 from datasets import Dataset, IterableDataset
 
-from finetune_trainer.data.mapped import MappedRows
+from finetune_trainer.data.mapped import MappedRows, Measured
 from finetune_trainer.data.packed_row import PackedColumns, PackedRow, PackedRows
 from finetune_trainer.data.rows import IGNORED, SequenceRow, TokenRow
 from finetune_trainer.data.store import TokenStore
@@ -20,6 +20,7 @@ from finetune_trainer.data.store import TokenStore
 PACKED = "seq_lengths"
 
 Batch = dict[str, torch.Tensor]
+R = TypeVar("R", bound=Measured)
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,37 @@ class Collator:
 
 def packed_dataset(packed: Sequence[PackedRow], store: TokenStore | None = None) -> Dataset:
     """Packed rows as TRL takes them; in a file that is mapped if their rows are."""
-    if store and isinstance(packed, PackedRows) and isinstance(packed.rows, MappedRows):
-        key = f"{packed.rows.key}, {packed.rows.digest}, {packed.digest}"
-        rows = store.rows("packed", PackedColumns, key, lambda: (each.columns for each in packed))
-        return mapped_dataset(rows, ["input_ids", "labels", PACKED, "length"])
-    return Dataset.from_list([{**_columns(each), "length": each.length} for each in packed])
+    rows, how = (packed.rows, packed.digest) if isinstance(packed, PackedRows) else ([], "")
+
+    def made() -> Iterator[PackedColumns]:
+        return (each.columns for each in packed)
+
+    return derived_dataset("packed", PackedColumns, rows, how, made, store)
+
+
+def derived_dataset(
+    name: str,
+    kind: type[R],
+    rows: Sequence[Any],
+    how: str,
+    make: Callable[[], Iterable[R]],
+    store: TokenStore | None,
+) -> Dataset:
+    """Columns that are made of rows, with their `length`; in a file that is mapped if the rows are.
+
+    Args:
+        name: Of the file.
+        kind: A dataclass with the columns as fields.
+        rows: What they are made of.
+        how: In words: another way, another file.
+        make: Makes them.
+        store: Where rows are kept; in memory without one.
+    """
+    names = [*(field.name for field in fields(kind)), "length"]  # type: ignore[arg-type]
+    if store and isinstance(rows, MappedRows):
+        return mapped_dataset(store.derived(name, kind, rows, how, make), names)
+    found = list(make())
+    return Dataset.from_dict({name: [getattr(each, name) for each in found] for name in names})
 
 
 def _columns(packed: PackedRow) -> dict[str, list[int]]:

@@ -17,6 +17,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from finetune_api.v1alpha1.method import DPO, WeightedLoss
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.arguments_preference import DPO_LOSSES, dpo_arguments, likelihood
+from finetune_trainer.data.mapped import longest_first
 from finetune_trainer.data.rows import PreferenceRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.preference import pairs
@@ -60,7 +61,7 @@ def build(model_folder: Path, tokenizer: Any, tmp_path: Path) -> Any:
             model=model,
             args=DPOConfig(**dpo_arguments(settings, tmp_path / "trainer", block)),
             train_dataset=pairs.dataset(rows(10)),
-            eval_dataset=pairs.dataset(pairs.longest_first(rows(7))),
+            eval_dataset=pairs.dataset(longest_first(rows(7))),
             processing_class=tokenizer,
             data_collator=DataCollatorForPreference(tokenizer.pad_token_id),
         )

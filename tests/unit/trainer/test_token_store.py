@@ -14,15 +14,20 @@ from finetune_trainer.batches import dataset, packed_dataset
 from finetune_trainer.data.formats import to_examples
 from finetune_trainer.data.given import Given
 from finetune_trainer.data.load import Examples
-from finetune_trainer.data.mapped import MappedRows
+from finetune_trainer.data.mapped import MappedRows, longest_first
 from finetune_trainer.data.packing import pack
-from finetune_trainer.data.prepare import preference_rows, sequence_rows, token_rows
+from finetune_trainer.data.prepare import judged_rows, preference_rows, sequence_rows, token_rows
 from finetune_trainer.data.readers.row import Row
 from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.data.store import TokenStore
+from finetune_trainer.preference.judged import dataset as judged_dataset
+from finetune_trainer.preference.judged import shuffled
 from finetune_trainer.preference.pairs import dataset as pairs_dataset
-from support.preference_data import preferences
+from finetune_trainer.resume.identity import digest
+from support.preference_data import judgements, preferences
 from support.tiny_models import pairs, tiny_tokenizer
+
+LOOSE = {"limits": {"maxSkipped": 0.9, "maxTruncated": 1.0}}
 
 
 class Counting:
@@ -54,7 +59,7 @@ def given(store: TokenStore | None = None, tokenizer: Any = None, **data: Any) -
     [
         {},
         {"evaluation": {"fraction": 0.2}},
-        {"maxLength": 8, "limits": {"maxSkipped": 0.9, "maxTruncated": 1.0}},
+        {"maxLength": 8, **LOOSE},
         {"train": [{"source": "s3://b/a"}, {"source": "s3://b/c", "weight": 2.5}]},
     ],
 )
@@ -72,23 +77,44 @@ def test_rows_are_those_that_memory_holds(tmp_path: Path, data: dict[str, Any]) 
     assert sequences[1].cache_files, "the library maps the file, too"
 
 
-def test_pairs_and_sequences_are_kept_too(tmp_path: Path) -> None:
-    def prepared(store: TokenStore | None, kind: str) -> Any:
-        base = given(store, limits={"maxDuplicates": 1}, evaluation={"fraction": 0.2})
-        if kind == "sequences":
-            return sequence_rows(base)
-        rows = [*preferences(30), {"prompt": "a", "chosen": "b", "rejected": "b"}]
-        found = to_examples([Row(row, f"p:{n}") for n, row in enumerate(rows)], "Preference")
-        examples = Examples(found, [], "Preference", "Completions", [])
-        return preference_rows(replace(base, examples=examples))
+def _judged(rows: Any, store: TokenStore | None = None) -> Any:
+    return judged_dataset(shuffled(rows, 3), 4, store)
 
-    for kind, made in (("pairs", pairs_dataset), ("sequences", dataset)):
-        held, kept = prepared(None, kind), prepared(TokenStore(tmp_path), kind)
-        assert isinstance(kept.train, MappedRows)
-        assert list(kept.train) == held.train
-        assert list(kept.evaluation) == list(held.evaluation)
-        assert replace(kept, train=[], evaluation=[]) == replace(held, train=[], evaluation=[])
-        assert made(kept.train).to_dict() == made(held.train).to_dict()
+
+KINDS: dict[str, tuple[Any, ...]] = {
+    "Preference": (
+        preference_rows,
+        [*preferences(30), {"prompt": "a", "chosen": "b", "rejected": "b"}],
+        pairs_dataset,
+    ),
+    "PromptCompletion": (sequence_rows, pairs(30), dataset),
+    "UnpairedPreference": (judged_rows, judgements(30), _judged),
+}
+
+
+@pytest.mark.parametrize("data", [{"evaluation": {"fraction": 0.2}}, {"maxLength": 24, **LOOSE}])
+@pytest.mark.parametrize("data_format", KINDS)
+def test_rows_of_every_kind_are_kept(
+    tmp_path: Path, data_format: Any, data: dict[str, Any]
+) -> None:
+    prepare, rows, made = KINDS[data_format]
+    store = TokenStore(tmp_path)
+    found = to_examples([Row(row, f"p:{n}") for n, row in enumerate(rows)], data_format)
+
+    def prepared(store: TokenStore | None) -> Any:
+        examples = Examples(found, [], data_format, "Completions", [])
+        return prepare(replace(given(store, **data), examples=examples))
+
+    held, kept = prepared(None), prepared(store)
+    assert isinstance(kept.train, MappedRows)
+    assert list(kept.train) == list(held.train)
+    assert list(kept.evaluation) == list(held.evaluation)
+    assert replace(kept, train=[], evaluation=[]) == replace(held, train=[], evaluation=[])
+    assert digest(kept) == digest(held)
+    assert list(longest_first(kept.train)) == sorted(held.train, key=lambda row: -row.length)
+    trained = made(kept.train, store) if made is _judged else made(kept.train)
+    assert trained.to_dict() == made(held.train).to_dict()
+    assert trained.cache_files, "the library maps the file, too"
 
 
 def flip(path: Path) -> None:

@@ -16,7 +16,7 @@ from finetune_api.v1alpha1.status import Plan, Resolved
 from finetune_trainer.data.given import Given
 from finetune_trainer.data.held_out import hold_out
 from finetune_trainer.data.length import choose_max_length
-from finetune_trainer.data.mapped import MappedRows, at
+from finetune_trainer.data.mapped import MappedRows, at, lengths
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import DataRow
 from finetune_trainer.data.treatment import Treatment, treatment
@@ -67,8 +67,7 @@ def finish(
             the held-out fraction leaves nothing.
     """
     before = findings or Findings()
-    lengths = [row.length for row in train]
-    max_length, why = choose_max_length(given.data.max_length, lengths, given.limit)
+    max_length, why = choose_max_length(given.data.max_length, lengths(train), given.limit)
     cut, cut_evaluation = (_cut(given, rows, max_length) for rows in (train, evaluation))
     done = treatment(train, cut) + treatment(evaluation, cut_evaluation)
     kept = _usable(given, train, cut, max_length)

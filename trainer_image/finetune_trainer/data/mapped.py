@@ -125,6 +125,12 @@ class MappedRows(Sequence[R], Generic[R]):
         """Of which rows of the file these are."""
         return hashlib.sha256(self.numbers.tobytes()).hexdigest()
 
+    @property
+    def lengths(self) -> list[int]:
+        """Of each row, in tokens."""
+        found: list[int] = self._file.column("length").to_numpy()[self.numbers].tolist()
+        return found
+
     def at(self, indices: Sequence[int]) -> "MappedRows[R]":
         """Some of these rows, in the order of the indices, which may repeat."""
         chosen = self.numbers[np.asarray(indices, dtype=np.int64)]
@@ -145,3 +151,14 @@ def _value(column: Any, place: int) -> object:  # noqa: ANN401 - pyarrow has no 
 def at(rows: Sequence[R], indices: Sequence[int]) -> Sequence[R]:
     """Some of the rows, in the order of the indices: mapped ones stay mapped."""
     return rows.at(indices) if isinstance(rows, MappedRows) else [rows[index] for index in indices]
+
+
+def lengths(rows: Sequence[R]) -> list[int]:
+    """Of each row, in tokens; of mapped ones without making them."""
+    return rows.lengths if isinstance(rows, MappedRows) else [row.length for row in rows]
+
+
+def longest_first(rows: Sequence[R]) -> Sequence[R]:
+    """Rows of like length side by side, and what needs most memory first."""
+    found = lengths(rows)
+    return at(rows, sorted(range(len(rows)), key=found.__getitem__, reverse=True))

@@ -14,7 +14,7 @@ from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -64,13 +64,35 @@ class TokenStore:
         path = processes.once_a_pod(self.gang, f"rows-{name}", TypeAdapter(Path), made)
         return MappedRows(path, kind, key)
 
+    def derived(
+        self,
+        name: str,
+        kind: type[R],
+        rows: "MappedRows[Any]",
+        how: str,
+        make: Callable[[], Iterable[R]],
+    ) -> "MappedRows[R]":
+        """What is made of other rows, in a file of its own.
+
+        Args:
+            name: Of the file.
+            kind: Of what is made.
+            rows: What it is made of.
+            how: In words: another way, another file.
+            make: Makes it.
+        """
+        return self.rows(name, kind, f"{rows.key}, {rows.digest}, {how}", make)
+
     def cut(self, rows: "MappedRows[D]", length: int) -> "MappedRows[D]":
         """The rows, each of at most `length` tokens: in a file of their own if one is longer."""
-        if max((row.length for row in rows), default=0) <= length:
+        if max(rows.lengths, default=0) <= length:
             return rows
-        key = f"{rows.key}, {rows.digest}, at most {length} tokens"
-        name = f"{rows.path.stem}-cut"
-        return self.rows(name, rows.kind, key, lambda: (row.truncated(length) for row in rows))
+
+        def made() -> Iterable[D]:
+            return (row.truncated(length) for row in rows)
+
+        name, how = f"{rows.path.stem}-cut", f"at most {length} tokens"
+        return self.derived(name, rows.kind, rows, how, made)
 
     def _made(self, name: str, kind: type[R], key: str, make: Callable[[], Iterable[R]]) -> Path:
         from finetune_trainer.data import mapped

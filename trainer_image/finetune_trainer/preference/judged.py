@@ -6,40 +6,67 @@ they are.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from datasets import Dataset
 
+from finetune_trainer.batches import derived_dataset
+from finetune_trainer.data.mapped import at
 from finetune_trainer.data.rows import JudgedRow
+from finetune_trainer.data.store import TokenStore
 
 # Columns of the log-probabilities of the reference, as TRL's collator knows them.
 OWN, STRANGE = "ref_logps", "ref_KL_logps"
 
 
-def shuffled(rows: Sequence[JudgedRow], seed: int) -> list[JudgedRow]:
+@dataclass(frozen=True)
+class JudgedColumns:
+    """A row as TRL's collator takes it.
+
+    Attributes:
+        prompt_ids: Tokens before the answers.
+        completion_ids: The row's own answer.
+        KL_completion_ids: The answer of another row.
+        label: Whether its own was judged good.
+    """
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    KL_completion_ids: list[int]
+    label: bool
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt with its own answer."""
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+def shuffled(rows: Sequence[JudgedRow], seed: int) -> Sequence[JudgedRow]:
     """The rows in the order in which they are trained on, in every epoch."""
-    order = list(rows)
+    order = list(range(len(rows)))
     random.Random(seed).shuffle(order)  # noqa: S311
-    return order
+    return at(rows, order)
 
 
-def dataset(rows: Sequence[JudgedRow], step: int) -> Dataset:
+def dataset(
+    rows: Sequence[JudgedRow], step: int, store: TokenStore | None = None, name: str = "judged"
+) -> Dataset:
     """The rows as TRL's collator takes them.
 
     Args:
         rows: At least two, in the order of training.
         step: Rows of one step.
+        store: Where rows are kept; in memory without one.
+        name: Of the file there.
     """
-    return Dataset.from_dict(
-        {
-            "prompt_ids": [row.prompt_ids for row in rows],
-            "completion_ids": [row.completion_ids for row in rows],
-            "KL_completion_ids": [
-                rows[other].completion_ids for other in partners(len(rows), step)
-            ],
-            "label": [row.desirable for row in rows],
-        }
-    )
+
+    def columns() -> Iterator[JudgedColumns]:
+        for row, other in zip(rows, partners(len(rows), step), strict=True):
+            strange = rows[other].completion_ids
+            yield JudgedColumns(row.prompt_ids, row.completion_ids, strange, row.desirable)
+
+    return derived_dataset(name, JudgedColumns, rows, f"steps of {step}", columns, store)
 
 
 def partners(count: int, step: int) -> list[int]:

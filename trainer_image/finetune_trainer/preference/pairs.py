@@ -63,11 +63,6 @@ def dataset(rows: Sequence[PreferenceRow]) -> Dataset:
     )
 
 
-def longest_first(rows: Sequence[PreferenceRow]) -> list[PreferenceRow]:
-    """Rows of like length side by side, and what needs most memory first."""
-    return sorted(rows, key=lambda row: row.length, reverse=True)
-
-
 def chunks(rows: Dataset, size: int) -> Iterator[list[dict[str, Any]]]:
     """The rows of a data set in batches, in order."""
     for first in range(0, len(rows), size):

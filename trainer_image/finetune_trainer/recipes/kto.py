@@ -22,6 +22,7 @@ from finetune_trainer.arguments_preference import judged_arguments
 from finetune_trainer.batches import Batch, Collator
 from finetune_trainer.callback import WatchCallback
 from finetune_trainer.context import Context
+from finetune_trainer.data.mapped import longest_first
 from finetune_trainer.data.prepare import judged_rows
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import JudgedRow, TokenRow
@@ -82,7 +83,8 @@ class KTO(Recipe):
         block, settings = self._block(ready.spec), ready.settings
         reference = block.reference or Reference()
         folder, step = ready.context.scratch / "trainer", settings.batch_size
-        held_out = sorted(ready.data.evaluation, key=lambda row: row.length, reverse=True)
+        held_out, store = longest_first(ready.data.evaluation), ready.context.tokens
+        rows = shuffled(ready.data.train, settings.seed)
         trainer = JudgedAnswers(
             block=block,
             make_reference=partial(open_reference, ready, REFERENCE, reference),
@@ -90,8 +92,10 @@ class KTO(Recipe):
             settings=settings,
             model=net,
             args=TrainingArguments(**judged_arguments(settings, folder)),
-            train_dataset=dataset(shuffled(ready.data.train, settings.seed), step),
-            eval_dataset=dataset(held_out, len(held_out)) if held_out else None,
+            train_dataset=dataset(rows, step, store),
+            eval_dataset=dataset(held_out, len(held_out), store, "judged-held-out")
+            if held_out
+            else None,
             processing_class=ready.tokenizer,
             data_collator=DataCollatorForUnpairedPreference(ready.tokenizer.pad_token_id),
             callbacks=[WatchCallback(watch)],

@@ -9,6 +9,7 @@ from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer import verify
 from finetune_trainer.batches import Batch, Collator
 from finetune_trainer.context import Context
+from finetune_trainer.data.mapped import longest_first
 from finetune_trainer.data.prepare import preference_rows
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import PreferenceRow, TokenRow
@@ -61,7 +62,7 @@ class PairRecipe(Recipe):
 
 def held_out(ready: Ready) -> Foreign:
     """The held-out pairs as a data set; None without any."""
-    rows = pairs.longest_first(ready.data.evaluation)
+    rows = longest_first(ready.data.evaluation)
     return pairs.dataset(rows) if rows else None
 
 

@@ -24,11 +24,11 @@ from finetune_trainer import heads, model, processes, stopping
 from finetune_trainer.arguments_preference import reward_arguments
 from finetune_trainer.callback import WatchCallback
 from finetune_trainer.context import Context
+from finetune_trainer.data.mapped import longest_first
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import PreferenceRow
 from finetune_trainer.fast import told
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
-from finetune_trainer.preference import pairs
 from finetune_trainer.preference.reward_trainer import ScoredPairs, dataset
 from finetune_trainer.recipes.pairs import PairRecipe
 from finetune_trainer.recipes.recipe import Ready
@@ -77,7 +77,7 @@ class Reward(PairRecipe):
         """TRL's trainer with our rows and our watch."""
         center = self._block(ready.spec).center_coefficient
         folder = ready.context.scratch / "trainer"
-        held_out = pairs.longest_first(ready.data.evaluation)
+        held_out = longest_first(ready.data.evaluation)
         trainer = ScoredPairs(
             settings=ready.settings,
             center=center,

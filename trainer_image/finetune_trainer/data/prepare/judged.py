@@ -7,7 +7,7 @@ from finetune_trainer.data.examples import Example, Judged
 from finetune_trainer.data.finish import finish
 from finetune_trainer.data.given import Given
 from finetune_trainer.data.prepare.answers import answer, border, require_template
-from finetune_trainer.data.prepare.tokens import both
+from finetune_trainer.data.prepare.kept import both_kept
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.render import render_answer
 from finetune_trainer.data.rows import JudgedRow
@@ -19,7 +19,7 @@ def judged_rows(given: Given) -> Prepared[JudgedRow]:
     Raises:
         TrainerError: RowsTooLong if too many prompts fill the length alone; ChatTemplateError.
     """
-    return finish(given, *(_encode(given, examples) for examples in both(given)))
+    return finish(given, *both_kept(given, JudgedRow, _encode))
 
 
 def _encode(given: Given, examples: Sequence[Example]) -> list[JudgedRow]:
