@@ -46,23 +46,36 @@ def test_cross_entropy_not_worse_than_pytorch(dtype, terms, way) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
-def test_gradients_of_rows_are_rounded_once(dtype, way) -> None:
+def test_gradients_are_rounded_once(dtype, way) -> None:
     # The upstream number is no power of two: a gradient that was rounded before would be rounded again.
-    hidden, weight, labels, _ = problem(90, 40, 64, dtype)
-    true, stock = (
-        run(lambda *x: 0.3 * linear_cross_entropy_reference(*x, labels), inputs, rounded=dtype)[1]
-        for inputs in ((hidden.double(), weight.double()), (hidden, weight))
-    )
-    leaf = hidden.clone().requires_grad_()
-    frozen = frozen_log_probs(leaf, weight, labels.clamp_min(0)).log_probs
-    kept = (labels >= 0).to(frozen.dtype)
-    for loss in (
-        linear_cross_entropy(leaf, weight, labels, reduction="sum"),
-        -(kept * frozen).sum(),
-    ):
-        upstream = torch.randn((), generator=torch.Generator().manual_seed(1)).to(dtype)
-        (got,) = torch.autograd.grad(loss, leaf, 0.3 * upstream.to(loss.dtype))
-        assert error(got, true) <= 1.01 * error(stock, true)
+    hidden, weight, labels, bias = problem(90, 40, 200, dtype)
+    inputs = (hidden, weight, bias)
+
+    def scaled(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return 0.3 * linear_cross_entropy_reference(x, w, labels, b)
+
+    true = run(scaled, [x.double() for x in inputs], rounded=dtype)[1:]
+    limits = [error(x, t) for x, t in zip(run(scaled, inputs)[1:], true, strict=True)]
+    rows, head, shift = leaves = [x.clone().requires_grad_() for x in inputs]
+    frozen = frozen_log_probs(rows, weight, labels.clamp_min(0), bias).log_probs
+    loss = linear_cross_entropy(rows, head, labels, shift, reduction="sum", chunk_rows=16)
+    upstream = 0.3 * torch.randn((), generator=torch.Generator().manual_seed(1)).to(dtype).float()
+    got = [
+        *torch.autograd.grad(loss, leaves, upstream),
+        *torch.autograd.grad(-frozen[labels >= 0].sum(), rows, upstream),
+    ]
+    for mine, exact, limit in zip(got, (*true, true[0]), (*limits, limits[0]), strict=True):
+        assert mine.dtype == dtype
+        assert error(mine, exact) <= 1.02 * limit
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_a_bias_is_added_before_logits_are_rounded(dtype) -> None:
+    hidden, weight, labels, bias = problem(90, 40, 200, dtype)
+    chunks = head.Head.of(hidden, weight, bias, labels, -100).chunks(60)
+    exact = hidden[labels >= 0].double() @ weight.double().t() + bias.double()
+    ((_, logits),) = chunks
+    assert error(logits, exact) <= 1.01 * error(exact.to(dtype), exact)
 
 
 @pytest.mark.parametrize("scale", SCALES, ids=str)

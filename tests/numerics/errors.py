@@ -5,10 +5,14 @@ from dataclasses import dataclass
 import torch
 
 from support.kernel_cases import CASES, Place, Sizes
-from support.kernel_truth import DTYPES, error, run, slack, widened
+from support.kernel_truth import DTYPES, error, run, widened
 
 # Columns that no block divides; as large as the interpreter does in a minute.
 SIZES = Sizes(64, 328, 712, 1031, 4, 2, 80, 8)
+
+# What the order of sums may add to PyTorch's own error, in units of rounding. In half precision sums are in
+# float32, whose order turns few roundings of results; in float32 it is most of the error.
+NOISE = {torch.float32: 2.0, torch.float16: 0.05, torch.bfloat16: 0.05}
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class Errors:
 
     @property
     def allowed(self) -> bool:
-        """Whether the rule of the tests holds."""
-        return self.ours <= 1.05 * self.stock + slack(self.dtype)
+        """Whether ours is not worse than PyTorch's, but for noise."""
+        return self.ours <= self.stock + NOISE[self.dtype] * torch.finfo(self.dtype).eps
 
 
 def measured(device: str, sizes: Sizes = SIZES) -> list[Errors]:

@@ -1,7 +1,7 @@
 """Compare an operation with PyTorch's in the same dtype, both held against float64.
 
-The rule: the error of ours, relative in the Frobenius norm, is at most that of PyTorch plus one or two
-units of the dtype's rounding. A fixed tolerance would pass wrong kernels.
+The rule: the error of ours, relative in the Frobenius norm, is at most that of PyTorch, plus noise of the
+dtype's rounding that few numbers do not average away. A fixed tolerance would pass wrong kernels.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,9 +52,12 @@ def error(got: Tensor, truth: Tensor) -> float:
 
 
 def slack(dtype: torch.dtype) -> float:
-    """One unit of rounding; two in float32, where `exp` of NumPy and of PyTorch differ by one already."""
+    """Noise of small problems: half a unit, which is one rounding of the result at its worst.
+
+    Two units in float32, where sums in another order and `exp` of NumPy and of PyTorch differ by one.
+    """
     unit = torch.finfo(dtype).eps
-    return 2 * unit if dtype == torch.float32 else unit
+    return 2 * unit if dtype == torch.float32 else unit / 2
 
 
 def widened(inputs: Sequence[object]) -> list[object]:
@@ -65,7 +68,6 @@ def assert_not_worse(
     ours: Operation,
     stock: Operation,
     inputs: Sequence[object],
-    factor: float = 1.05,
     more: float = 0.0,
 ) -> None:
     """Hold outputs and gradients of `ours` to the rule above; `more` is added to the limit."""
@@ -76,5 +78,5 @@ def assert_not_worse(
     for index, (mine, other, true) in enumerate(zip(got, theirs, truth, strict=True)):
         assert mine.dtype == other.dtype, index
         assert mine.shape == other.shape, index
-        limit = factor * error(other, true) + slack(dtype) + more
+        limit = error(other, true) + slack(dtype) + more
         assert error(mine, true) <= limit, (index, error(mine, true), error(other, true))

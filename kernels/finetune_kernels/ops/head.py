@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from finetune_kernels.launch import same_device, sum_dtype
 
@@ -19,8 +20,8 @@ _GPU_ROWS = 2048
 # beyond 32 MiB of logits nothing is gained any more.
 _CPU_ELEMENTS = 2**23
 _CPU_FEWEST_ROWS = 64
-# Words of the weight that are turned to float32 at a time.
-_CPU_WORDS = 4096
+# Words of the weight that are turned to or from float32 at a time.
+_WORDS = 4096
 
 
 def rows_of_a_chunk(vocabulary: int, *, on_gpu: bool) -> int:
@@ -69,8 +70,8 @@ class Head:
         for start in range(0, count, size):
             chunk = slice(start, min(start + size, count))
             logits = buffer[: chunk.stop - start]
-            _project(self.rows[chunk], self.weight, logits)
-            yield chunk, logits if self.bias is None else logits.add_(self.bias)
+            _project(self.rows[chunk], self.weight, self.bias, logits)
+            yield chunk, logits
 
     def _fitting_rows(self) -> int:
         return rows_of_a_chunk(self.weight.shape[0], on_gpu=self.rows.is_cuda)
@@ -83,15 +84,18 @@ class Head:
 
 
 class Gradients:
-    """Gradients of a head, summed over chunks: of rows in `hidden`, of weight and bias in float32.
+    """Gradients of a head, summed over chunks in float32 and given out in `dtype`.
 
-    A gradient that is multiplied once more is kept in float32, or it would be rounded twice.
+    Gradients that are multiplied once more are given out in float32, or they would be rounded twice:
+    see `scaled`.
     """
 
-    def __init__(self, head: Head, hidden: torch.dtype | None, weight: bool, bias: bool) -> None:
-        wide = sum_dtype(head.weight.dtype)
-        self._head = head
-        self.rows = None if hidden is None else torch.empty_like(head.rows, dtype=hidden)
+    def __init__(
+        self, head: Head, dtype: torch.dtype, hidden: bool, weight: bool, bias: bool
+    ) -> None:
+        wide = sum_dtype(dtype)
+        self._head, self._dtype = head, dtype
+        self.rows = torch.empty_like(head.rows, dtype=dtype) if hidden else None
         self.weight = torch.zeros_like(head.weight, dtype=wide) if weight else None
         self.bias = head.weight.new_zeros(head.weight.shape[0], dtype=wide) if bias else None
 
@@ -106,16 +110,24 @@ class Gradients:
 
     def outputs(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of hidden `(count, H)`, weight and bias; empty for those that were not asked for."""
-        dtype, rows = self._head.weight.dtype, self.rows
+        rows = self.rows
         return (
             self._nothing() if rows is None else self._head.spread(rows, count),
-            self._nothing() if self.weight is None else self.weight.to(dtype),
-            self._nothing() if self.bias is None else self.bias.to(dtype),
+            self._nothing() if self.weight is None else self.weight.to(self._dtype),
+            self._nothing() if self.bias is None else self.bias.to(self._dtype),
         )
 
     def _nothing(self) -> Tensor:
         # Outputs of an operation may not be one tensor.
-        return self._head.rows.new_empty(0)
+        return self._head.rows.new_empty(0, dtype=self._dtype)
+
+
+def scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`factor * gradient`, rounded to `dtype` once; only a part of it is ever there in float32."""
+    result = torch.empty_like(gradient, dtype=dtype)
+    for block in _blocks(gradient.shape[0]):
+        result[block] = factor * gradient[block]
+    return result
 
 
 def wide_product(left: Tensor, right: Tensor) -> Tensor:
@@ -140,13 +152,17 @@ def _gpu_product(left: Tensor, right: Tensor) -> Tensor:
     return torch.mm(left, right).to(wide)
 
 
-def _project(rows: Tensor, weight: Tensor, logits: Tensor) -> None:
-    if not _in_software(rows):
+def _project(rows: Tensor, weight: Tensor, bias: Tensor | None, logits: Tensor) -> None:
+    """Write the logits; the bias is added before they are rounded."""
+    if _in_software(rows):
+        wide = rows.float()
+        for block in _blocks(weight.shape[0]):
+            shift = None if bias is None else bias[block].float()
+            logits[:, block] = functional.linear(wide, weight[block].float(), shift)
+    elif bias is None:
         torch.mm(rows, weight.t(), out=logits)
-        return
-    wide = rows.float()
-    for block in _blocks(weight.shape[0]):
-        logits[:, block] = wide @ weight[block].float().t()
+    else:
+        torch.addmm(bias, rows, weight.t(), out=logits)
 
 
 def _in_software(x: Tensor) -> bool:
@@ -159,7 +175,7 @@ def _in_software(x: Tensor) -> bool:
 
 
 def _blocks(words: int) -> Iterator[slice]:
-    return (slice(first, first + _CPU_WORDS) for first in range(0, words, _CPU_WORDS))
+    return (slice(first, first + _WORDS) for first in range(0, words, _WORDS))
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -192,12 +208,12 @@ def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tens
 
 
 def empty_gradients(
-    hidden: Tensor, weight: Tensor, want_hidden: bool, want_weight: bool, want_bias: bool
+    hidden: Tensor, weight: Tensor, dtype: torch.dtype, *wanted: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The shapes of `Gradients.outputs`, for the operations' fake versions."""
-    dense = torch.contiguous_format
-    return (
-        torch.empty_like(hidden, memory_format=dense) if want_hidden else hidden.new_empty(0),
-        torch.empty_like(weight) if want_weight else hidden.new_empty(0),
-        weight.new_empty(weight.shape[0]) if want_bias else hidden.new_empty(0),
+    shapes = (hidden.shape, weight.shape, weight.shape[:1])
+    rows, head, shift = (
+        hidden.new_empty(shape if asked else (0,), dtype=dtype)
+        for shape, asked in zip(shapes, wanted, strict=True)
     )
+    return rows, head, shift

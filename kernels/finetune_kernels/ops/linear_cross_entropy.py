@@ -2,7 +2,7 @@ r"""Head and cross entropy in one operation: the logits of a few rows at a time,
 
 Forward, for a chunk X of rows that count, weight W:   L = X W^T,  loss += sum(cross_entropy(L)),
             and at once G = dloss/dL written over L,   dX = G W,   dW += G^T X  (float32)
-Backward:   the gradients times the upstream scalar; dX waits in float32, so it is rounded once
+Backward:   the gradients times the upstream scalar; they wait in float32, so they are rounded once
 
 The chunked form of Liger (arXiv 2410.10989), restricted to what makes it exact: the result is a scalar, so
 one upstream number scales all gradients; rows are not scaled before they are rounded; the sum over chunks
@@ -21,7 +21,7 @@ from finetune_kernels.ops.cross_entropy import (
     launch_gradient,
     reduce,
 )
-from finetune_kernels.ops.head import Gradients, Head, check_head, empty_gradients
+from finetune_kernels.ops.head import Gradients, Head, check_head, empty_gradients, scaled
 
 
 def linear_cross_entropy(
@@ -158,8 +158,7 @@ def _forward(
     chunk_rows: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     head = Head.of(hidden, weight, bias, labels, ignore_index)
-    rows = sum_dtype(hidden.dtype) if want_hidden else None
-    gradients = Gradients(head, rows, want_weight, want_bias)
+    gradients = Gradients(head, sum_dtype(hidden.dtype), want_hidden, want_weight, want_bias)
     terms = Terms(label_smoothing, z_loss, softcap)
     wanted = want_hidden or want_weight or want_bias
     total = torch.zeros((), dtype=sum_dtype(hidden.dtype), device=hidden.device)
@@ -186,9 +185,9 @@ def _(
     want_bias: bool,
     chunk_rows: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows, head, shift = empty_gradients(hidden, weight, want_hidden, want_weight, want_bias)
-    total = hidden.new_empty((), dtype=sum_dtype(hidden.dtype))
-    return total, rows.to(total.dtype) if want_hidden else rows, head, shift
+    wide = sum_dtype(hidden.dtype)
+    gradients = empty_gradients(hidden, weight, wide, want_hidden, want_weight, want_bias)
+    return hidden.new_empty((), dtype=wide), *gradients
 
 
 def _save(ctx, inputs, output) -> None:
@@ -202,7 +201,7 @@ def _differentiate(ctx, upstream, *_):
     if upstream is None:
         return (None,) * 12
     hidden, weight, bias = (
-        (upstream * gradient).to(ctx.dtype) if wanted else None
+        scaled(gradient, upstream, ctx.dtype) if wanted else None
         for gradient, wanted in zip(ctx.saved_tensors, ctx.wanted, strict=True)
     )
     return hidden, weight, bias, *(None,) * 9

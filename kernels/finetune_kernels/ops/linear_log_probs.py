@@ -178,7 +178,7 @@ def _backward(
     chunk_rows: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     head = Head.of(hidden, weight, bias, labels, ignore_index)
-    gradients = Gradients(head, hidden.dtype if want_hidden else None, want_weight, want_bias)
+    gradients = Gradients(head, hidden.dtype, want_hidden, want_weight, want_bias)
     if head.kept is not None:
         upstream, stats = upstream[head.kept], stats[head.kept]
     for chunk, logits in head.chunks(chunk_rows):
@@ -204,7 +204,7 @@ def _(
     want_bias: bool,
     chunk_rows: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_gradients(hidden, weight, want_hidden, want_weight, want_bias)
+    return empty_gradients(hidden, weight, hidden.dtype, want_hidden, want_weight, want_bias)
 
 
 def _save(ctx, inputs, output) -> None:
