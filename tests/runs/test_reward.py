@@ -14,7 +14,6 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 from trl import RewardConfig
-from trl.trainer.reward_trainer import DataCollatorForPreference
 
 import finetune_trainer.__main__ as program
 from finetune_trainer.arguments_preference import reward_arguments
@@ -22,7 +21,8 @@ from finetune_trainer.commands import evaluate
 from finetune_trainer.commands.output import Stores
 from finetune_trainer.data.rows import PreferenceRow
 from finetune_trainer.preference import pairs
-from finetune_trainer.preference.reward_trainer import ScoredPairs, dataset
+from finetune_trainer.preference.pairs import dataset
+from finetune_trainer.preference.reward_trainer import PairCollator, ScoredPairs
 from finetune_trainer.recipes.reward import Reward
 from support.fast_paths import fast_paths
 from support.preference_data import SETTINGS, ids, manners
@@ -61,7 +61,7 @@ def build(model_folder: Path, tmp_path: Path) -> Any:
             train_dataset=dataset(rows(10)),
             eval_dataset=dataset(rows(7)),
             processing_class=tokenizer,
-            data_collator=DataCollatorForPreference(PAD),
+            data_collator=PairCollator(PAD),
         )
 
     return make

@@ -11,6 +11,7 @@ import torch
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.batches import Batch, Collator
+from finetune_trainer.data.mapped import longest_first
 from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.fast.head import installed
@@ -33,15 +34,13 @@ def mean_loss(
     Raises:
         TrainerError: Diverged if the loss is not a number.
     """
-    lengths = [row.length for row in rows]
-    ordered = sorted(range(len(rows)), key=lengths.__getitem__, reverse=True)
+    ordered = longest_first(rows)
     size = settings.micro_batch_size
     training = model.training
     model.eval()
     sums = TokenLoss(settings)
     for first in range(0, len(ordered), size):
-        chosen = [rows[index] for index in ordered[first : first + size]]
-        sums.add(model, collator.of_rows(chosen, settings.device))
+        sums.add(model, collator.of_rows(ordered[first : first + size], settings.device))
     model.train(training)
     if not math.isfinite(sums.loss):
         raise TrainerError(Reason.DIVERGED, f"the held-out loss is {sums.loss}")

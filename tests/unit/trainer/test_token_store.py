@@ -1,32 +1,54 @@
 """Token rows in mapped files: the same rows, made once for all processes and attempts, in little memory."""
 
+import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from finetune_api.v1alpha1.data import Data
 from finetune_trainer.batches import dataset, packed_dataset
+from finetune_trainer.data.contract.draw_up import Subject, draw_up
 from finetune_trainer.data.formats import to_examples
 from finetune_trainer.data.given import Given
 from finetune_trainer.data.load import Examples
 from finetune_trainer.data.mapped import MappedRows, longest_first
 from finetune_trainer.data.packing import pack
-from finetune_trainer.data.prepare import judged_rows, preference_rows, sequence_rows, token_rows
+from finetune_trainer.data.prepare import (
+    class_rows,
+    judged_rows,
+    masked_rows,
+    preference_rows,
+    prompt_rows,
+    sequence_rows,
+    tag_rows,
+    token_rows,
+)
 from finetune_trainer.data.readers.row import Row
-from finetune_trainer.data.rows import TokenRow
+from finetune_trainer.data.rows import PromptRow, TokenRow
 from finetune_trainer.data.store import TokenStore
+from finetune_trainer.errors import TrainerError
 from finetune_trainer.preference.judged import dataset as judged_dataset
 from finetune_trainer.preference.judged import shuffled
 from finetune_trainer.preference.pairs import dataset as pairs_dataset
+from finetune_trainer.recipes.prompts import numbered
 from finetune_trainer.resume.identity import digest
+from finetune_trainer.rewards.build import NamedReward
+from finetune_trainer.rewards.functions import ExactMatch
+from finetune_trainer.supervised.collators import class_dataset
+from support.label_data import classes, tags
 from support.preference_data import judgements, preferences
-from support.tiny_models import pairs, tiny_tokenizer
+from support.tiny_models import pairs, tiny_tokenizer, tokenizer_for
 
+TASKS: dict[str, Any] = {
+    "Labelled": "text-classification", "Tagged": "token-classification", "Text": "fill-mask",
+}  # fmt: skip
 LOOSE = {"limits": {"maxSkipped": 0.9, "maxTruncated": 1.0}}
 
 
@@ -81,29 +103,44 @@ def _judged(rows: Any, store: TokenStore | None = None) -> Any:
     return judged_dataset(shuffled(rows, 3), 4, store)
 
 
-KINDS: dict[str, tuple[Any, ...]] = {
-    "Preference": (
+class Kind(NamedTuple):
+    """What is learned from one format, and how."""
+
+    prepare: Callable[[Given], Any]
+    rows: list[dict[str, Any]]
+    dataset: Callable[..., Any]
+    family: str = "llama"
+
+
+KINDS = {
+    "Preference": Kind(
         preference_rows,
         [*preferences(30), {"prompt": "a", "chosen": "b", "rejected": "b"}],
         pairs_dataset,
     ),
-    "PromptCompletion": (sequence_rows, pairs(30), dataset),
-    "UnpairedPreference": (judged_rows, judgements(30), _judged),
+    "PromptCompletion": Kind(sequence_rows, pairs(30), dataset),
+    "UnpairedPreference": Kind(judged_rows, judgements(30), _judged),
+    "PromptOnly": Kind(
+        prompt_rows, [{**row, "more": [None, 0.1, {"a": "\ud83d"}]} for row in pairs(30)], numbered
+    ),
+    "Labelled": Kind(class_rows, classes(30), class_dataset, "bert"),
+    "Tagged": Kind(tag_rows, tags(30), dataset, "bert"),
+    "Text": Kind(
+        masked_rows, [{"text": row["completion"] * 9} for row in pairs(30)], dataset, "bert"
+    ),
 }
 
 
 @pytest.mark.parametrize("data", [{"evaluation": {"fraction": 0.2}}, {"maxLength": 24, **LOOSE}])
-@pytest.mark.parametrize("data_format", KINDS)
-def test_rows_of_every_kind_are_kept(
-    tmp_path: Path, data_format: Any, data: dict[str, Any]
-) -> None:
-    prepare, rows, made = KINDS[data_format]
-    store = TokenStore(tmp_path)
-    found = to_examples([Row(row, f"p:{n}") for n, row in enumerate(rows)], data_format)
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_every_kind_are_kept(tmp_path: Path, kind: str, data: dict[str, Any]) -> None:
+    prepare, rows, made, family = KINDS[kind]
+    store, data_format = TokenStore(tmp_path), "Labelled" if kind == "Tagged" else kind
+    found = to_examples([Row(row, f"p:{n}") for n, row in enumerate(rows)], data_format)  # type: ignore[arg-type]
 
     def prepared(store: TokenStore | None) -> Any:
-        examples = Examples(found, [], data_format, "Completions", [])
-        return prepare(replace(given(store, **data), examples=examples))
+        examples = Examples(found, [], data_format, "Completions", [])  # type: ignore[arg-type]
+        return prepare(replace(given(store, tokenizer_for(family), **data), examples=examples))
 
     held, kept = prepared(None), prepared(store)
     assert isinstance(kept.train, MappedRows)
@@ -114,7 +151,25 @@ def test_rows_of_every_kind_are_kept(
     assert list(longest_first(kept.train)) == sorted(held.train, key=lambda row: -row.length)
     trained = made(kept.train, store) if made is _judged else made(kept.train)
     assert trained.to_dict() == made(held.train).to_dict()
-    assert trained.cache_files, "the library maps the file, too"
+    assert trained.cache_files or made is numbered, "the library maps the file, too"
+    subject = Subject(given(**data).data, TASKS.get(kind, "text-generation"), tokenizer_for(family))
+    assert draw_up(kept, subject) == draw_up(held, subject)
+
+
+def test_columns_that_json_does_not_know_say_the_same(tmp_path: Path) -> None:
+    columns = {"prompt": "a", "day": date(2026, 1, 2), "price": Decimal("1.50"), "raw": [b"x"]}
+    rows = [PromptRow([1, 2], columns, "t.parquet row 1")]
+    kept = TokenStore(tmp_path).rows("train", PromptRow, "key", lambda: rows)
+    texts = [json.dumps(each.columns, default=str, sort_keys=True) for each in (*rows, *kept)]
+    assert texts[0] == texts[1]
+    reward = NamedReward("ExactMatch", 1.0, "day", ExactMatch())
+    told = []
+    for row in (*rows, *kept):
+        with pytest.raises(TrainerError) as error:
+            reward.check_row(row.columns, row.origin)
+        told.append(str(error.value))
+    assert told[0] == told[1]
+    assert "holds date" in told[0]
 
 
 def flip(path: Path) -> None:

@@ -6,8 +6,8 @@ which `datasets` maps too. What the rows are is not decided here.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, get_type_hints, overload
@@ -15,11 +15,12 @@ from typing import Any, Generic, Protocol, TypeVar, get_type_hints, overload
 import numpy as np
 import pyarrow as pa
 
+from finetune_trainer.data import plain
 from finetune_trainer.data.encode import batched
 
 
 class Measured(Protocol):
-    """What can be kept: a dataclass of numbers, texts and lists of numbers, that has a length."""
+    """What can be kept: a dataclass of numbers, texts, lists of numbers and columns, with a length."""
 
     @property
     def length(self) -> int:
@@ -30,11 +31,31 @@ class Measured(Protocol):
 R = TypeVar("R", bound=Measured)
 
 _BATCH = 1000
-_TYPES = {
-    list[int]: pa.list_(pa.int32()),
-    int: pa.int64(),
-    bool: pa.bool_(),
-    str: pa.string(),
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How values of one type are kept.
+
+    Attributes:
+        type: Of the file's column.
+        write: Makes what the column takes.
+        read: Makes the value of what the column gives.
+    """
+
+    type: Any
+    write: Callable[[Any], object] = field(default=lambda value: value)
+    read: Callable[[Any], object] = field(default=lambda found: found.as_py())
+
+
+_KINDS: dict[object, _Kind] = {
+    list[int]: _Kind(pa.list_(pa.int32()), read=lambda found: found.values.to_numpy().tolist()),
+    int: _Kind(pa.int64()),
+    bool: _Kind(pa.bool_()),
+    str: _Kind(pa.string()),
+    Mapping[str, Any]: _Kind(
+        pa.string(), plain.to_text, lambda found: plain.from_text(found.as_py())
+    ),
 }
 
 
@@ -43,7 +64,7 @@ def write(path: Path, kind: type[R], rows: Iterable[R]) -> int:
 
     Args:
         path: Where.
-        kind: A dataclass whose fields are lists of integers, integers, booleans and texts.
+        kind: A dataclass whose fields are lists of integers, integers, booleans, texts and columns by name.
         rows: Of that kind.
     """
     count = 0
@@ -54,18 +75,23 @@ def write(path: Path, kind: type[R], rows: Iterable[R]) -> int:
     return count
 
 
-def _schema(kind: type[R]) -> pa.Schema:
+def _kinds(kind: type[R]) -> dict[str, _Kind]:
     hints = get_type_hints(kind)
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    return pa.schema([*((name, _TYPES[hints[name]]) for name in names), ("length", pa.int64())])
+    return {each.name: _KINDS[hints[each.name]] for each in fields(kind)}  # type: ignore[arg-type]
+
+
+def _schema(kind: type[R]) -> pa.Schema:
+    columns = {**_kinds(kind), "length": _KINDS[int]}
+    return pa.schema([(name, each.type) for name, each in columns.items()])
 
 
 def _columns(kind: type[R], rows: Sequence[R]) -> pa.RecordBatch:
-    schema = _schema(kind)
-    columns = [
-        pa.array([getattr(row, field.name) for row in rows], type=field.type) for field in schema
+    columns = {**_kinds(kind), "length": _KINDS[int]}
+    arrays = [
+        pa.array([each.write(getattr(row, name)) for row in rows], type=each.type)
+        for name, each in columns.items()
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    return pa.RecordBatch.from_arrays(arrays, schema=_schema(kind))
 
 
 class MappedRows(Sequence[R], Generic[R]):
@@ -96,12 +122,9 @@ class MappedRows(Sequence[R], Generic[R]):
         return pa.ipc.open_stream(pa.memory_map(str(self.path))).read_all()
 
     @cached_property
-    def _names(self) -> list[str]:
-        return [field.name for field in fields(self.kind)]  # type: ignore[arg-type]
-
-    @cached_property
-    def _chunks(self) -> list[list[Any]]:
-        return [self._file.column(name).chunks for name in self._names]
+    def _chunks(self) -> list[tuple[list[Any], _Kind]]:
+        kinds = _kinds(self.kind)
+        return [(self._file.column(name).chunks, each) for name, each in kinds.items()]
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -138,14 +161,7 @@ class MappedRows(Sequence[R], Generic[R]):
 
     def _row(self, number: int) -> R:
         batch, place = divmod(number, _BATCH)
-        return self.kind(*(_value(chunks[batch], place) for chunks in self._chunks))
-
-
-def _value(column: Any, place: int) -> object:  # noqa: ANN401 - pyarrow has no types
-    found = column[place]
-    if isinstance(found, pa.ListScalar):
-        return found.values.to_numpy().tolist()
-    return found.as_py()
+        return self.kind(*(each.read(chunks[batch][place]) for chunks, each in self._chunks))
 
 
 def at(rows: Sequence[R], indices: Sequence[int]) -> Sequence[R]:

@@ -7,7 +7,7 @@ scratch volume was made of the very same examples, tokenizer and settings, and i
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -113,12 +113,18 @@ class TokenStore:
         return path
 
 
-def key_of(given: "Given", examples: Iterable[object]) -> str:
-    """The digest of all that token rows follow from: examples, tokenizer, settings, libraries."""
+def key_of(given: "Given", names: Sequence[str], examples: Iterable[object]) -> str:
+    """The digest of all that token rows follow from: examples, tokenizer, settings, libraries.
+
+    Args:
+        given: What their preparer was given.
+        names: Of classes or tags.
+        examples: What they are made of.
+    """
     found = hashlib.sha256()
     settings = (given.data.model_dump_json(), given.limit, given.vocabulary, given.answer_tokens)
     parts = (_FORMAT, *map(version, _LIBRARIES), *settings, given.examples.loss, *_tokenizer(given))
-    for part in chain(parts, examples):
+    for part in chain(parts, [tuple(names)], examples):
         text = repr(part).encode()
         found.update(len(text).to_bytes(8, "little"))
         found.update(text)

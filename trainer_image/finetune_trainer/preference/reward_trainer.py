@@ -4,17 +4,16 @@ Used by `recipes.reward`. The loss is TRL's; ours are means over the whole step,
 before training, and figures of each pair alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from datasets import Dataset
 from torch.nn.functional import logsigmoid
 from trl import RewardTrainer
+from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from finetune_trainer.batches import Batch
-from finetune_trainer.data.rows import PreferenceRow
 from finetune_trainer.evaluation import autocast
 from finetune_trainer.fast import score_head
 from finetune_trainer.foreign import Foreign, Model
@@ -25,15 +24,15 @@ from finetune_trainer.resume.trainer import Resumable
 from finetune_trainer.sanity import before_first_step
 
 
-def dataset(rows: Sequence[PreferenceRow]) -> Dataset:
-    """The rows as this trainer takes them: each answer together with its prompt."""
-    return Dataset.from_dict(
-        {
-            "chosen_ids": [row.prompt_ids + row.chosen_ids for row in rows],
-            "rejected_ids": [row.prompt_ids + row.rejected_ids for row in rows],
-            "length": [row.length for row in rows],
-        }
-    )
+class PairCollator(DataCollatorForPreference):
+    """TRL's, for rows whose prompt stands beside the answers: each answer follows it."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> Batch:
+        """`input_ids` and `attention_mask` of shape (2 × pairs, longest), the better answers first."""
+        names = ("chosen_ids", "rejected_ids")
+        joined = [{name: each["prompt_ids"] + each[name] for name in names} for each in examples]
+        batch: Batch = super().torch_call(joined)
+        return batch
 
 
 class ScoredPairs(Resumable, WholeStep, MeansOverRows, RewardTrainer):

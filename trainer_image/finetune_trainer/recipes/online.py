@@ -7,6 +7,7 @@ memory.
 
 from abc import abstractmethod
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from finetune_api.v1alpha1.job import FineTuneJobSpec
@@ -96,7 +97,8 @@ def verifiable(
         TrainerError: InvalidSpec, or DataInvalid naming the row.
     """
     rewards = named_rewards(specs or [], f"method.{block}.rewards")
-    for row in (*data.train, *data.evaluation):
+    compared = any(reward.column for reward in rewards)
+    for row in chain(data.train, data.evaluation) if compared else ():
         for reward in rewards:
             reward.check_row(row.columns, row.origin)
     return rewards

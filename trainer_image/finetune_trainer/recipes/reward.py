@@ -15,7 +15,6 @@ from typing import Any
 
 from transformers import PrinterCallback
 from trl import RewardConfig
-from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.method import RewardModelling
@@ -24,13 +23,13 @@ from finetune_trainer import heads, model, processes, stopping
 from finetune_trainer.arguments_preference import reward_arguments
 from finetune_trainer.callback import WatchCallback
 from finetune_trainer.context import Context
-from finetune_trainer.data.mapped import longest_first
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import PreferenceRow
 from finetune_trainer.fast import told
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
-from finetune_trainer.preference.reward_trainer import ScoredPairs, dataset
-from finetune_trainer.recipes.pairs import PairRecipe
+from finetune_trainer.preference.pairs import dataset
+from finetune_trainer.preference.reward_trainer import PairCollator, ScoredPairs
+from finetune_trainer.recipes.pairs import PairRecipe, held_out
 from finetune_trainer.recipes.recipe import Ready
 from finetune_trainer.sanity import KnownAnswer
 from finetune_trainer.watch import Measures, Watch
@@ -77,16 +76,15 @@ class Reward(PairRecipe):
         """TRL's trainer with our rows and our watch."""
         center = self._block(ready.spec).center_coefficient
         folder = ready.context.scratch / "trainer"
-        held_out = longest_first(ready.data.evaluation)
         trainer = ScoredPairs(
             settings=ready.settings,
             center=center,
             model=net,
             args=RewardConfig(**reward_arguments(ready.settings, folder, center)),
             train_dataset=dataset(ready.data.train),
-            eval_dataset=dataset(held_out) if held_out else None,
+            eval_dataset=held_out(ready),
             processing_class=ready.tokenizer,
-            data_collator=DataCollatorForPreference(ready.tokenizer.pad_token_id),
+            data_collator=PairCollator(ready.tokenizer.pad_token_id),
             callbacks=[WatchCallback(watch)],
         )
         # It prints Python dictionaries to stdout.

@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune_api.v1alpha1.method import RewardFunction as Spec
 from finetune_api.v1alpha1.reasons import Reason
+from finetune_trainer.data.plain import kind_of
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.rewards import functions, json_schema, patterns
 from finetune_trainer.rewards.answer import Answer
@@ -45,7 +46,7 @@ class NamedReward:
             return
         value = columns.get(self.column)
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            found = "is absent" if value is None else f"holds {type(value).__name__}"
+            found = "is absent" if value is None else f"holds {kind_of(value)}"
             message = (
                 f"{origin}: column {self.column!r}, with which the reward {self.name} compares, "
                 f"{found}; it must hold a string or a number"

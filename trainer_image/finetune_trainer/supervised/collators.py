@@ -12,7 +12,8 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorForLanguageModeling
 
-from finetune_trainer.batches import Batch, padded
+from finetune_trainer.batches import Batch, mapped_dataset, padded
+from finetune_trainer.data.mapped import MappedRows
 from finetune_trainer.data.rows import IGNORED, ClassRow, TokenRow
 from finetune_trainer.foreign import ModelConfig, Tokenizer
 from finetune_trainer.resume.randomness import seed_of
@@ -60,6 +61,9 @@ class ClassCollator:
 
 def class_dataset(rows: Sequence[ClassRow]) -> Dataset:
     """The rows as trainers take them; `length` serves the sampler that groups by it."""
+    if isinstance(rows, MappedRows):
+        found = mapped_dataset(rows, ["input_ids", "segment_ids", "label", "length"])
+        return found.rename_column("label", "labels")
     return Dataset.from_list(_columns(rows))
 
 

@@ -12,6 +12,7 @@ import torch
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.batches import Batch
+from finetune_trainer.data.mapped import longest_first
 from finetune_trainer.data.rows import IGNORED, DataRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Model
@@ -57,7 +58,7 @@ def score(
     Raises:
         TrainerError: Diverged if the loss is not a number.
     """
-    ordered = sorted(rows, key=lambda row: row.length, reverse=True)
+    ordered = longest_first(rows)
     size, training = settings.micro_batch_size, model.training
     model.eval()
     mean, found = Mean(), Scores(0.0, [], [])

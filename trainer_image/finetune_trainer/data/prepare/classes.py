@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer.data.encode import batched, wrapping
-from finetune_trainer.data.examples import Labelled
+from finetune_trainer.data.examples import Example, Labelled
 from finetune_trainer.data.finish import Findings, finish
 from finetune_trainer.data.given import Given
-from finetune_trainer.data.prepare.tokens import both
+from finetune_trainer.data.prepare.kept import both_kept
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.readers.row import invalid
 from finetune_trainer.data.rows import ClassRow
@@ -22,11 +22,22 @@ def class_rows(given: Given) -> Prepared[ClassRow]:
     Raises:
         TrainerError: UnknownLabel; DataInvalid if some rows have words with tags instead.
     """
-    train, evaluation = (_texts(examples) for examples in both(given))
-    names = label_names(_label(example) for example in train)
-    rows = [_encode(given, examples, names) for examples in (train, evaluation)]
+    names = _names(given)
+
+    def encode(given: Given, examples: Sequence[Example]) -> list[ClassRow]:
+        return _encode(given, _texts(examples), names)
+
+    rows = both_kept(given, ClassRow, encode, names=names)
     note = Resolved(field="data.labels", value=f"{len(names)} classes", why=", ".join(names)[:2000])
     return finish(given, *rows, findings=Findings(resolved=[note], label_names=names))
+
+
+def _names(given: Given) -> tuple[str, ...]:
+    train, evaluation = (_texts(each) for each in (given.examples.train, given.examples.evaluation))
+    names = label_names(map(_label, train))
+    # Rows are made in parts; here one message tells all that are unknown.
+    numbered([_label(example) for example in evaluation], names)
+    return names
 
 
 def _texts(examples: Sequence[object]) -> list[Labelled]:

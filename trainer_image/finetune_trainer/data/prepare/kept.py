@@ -15,24 +15,32 @@ Encode = Callable[[Given, Sequence[Example]], list[R]]
 _BATCH = 512
 
 
-def both_kept(given: Given, kind: type[R], encode: Encode[R]) -> tuple[Sequence[R], Sequence[R]]:
+def both_kept(
+    given: Given, kind: type[R], encode: Encode[R], *, names: Sequence[str] = ()
+) -> tuple[Sequence[R], Sequence[R]]:
     """Training and evaluation rows, uncut.
 
     Args:
         given: What the preparer was given.
         kind: Of the rows.
         encode: Makes the rows of some examples, whatever the others are.
+        names: Of the classes or tags that it numbers.
     """
     examples = given.examples
     train, evaluation = (
-        _kept(given, name, kind, encode, split)
+        _kept(given, name, kind, encode, split, names)
         for name, split in (("train", examples.train), ("evaluation", examples.evaluation))
     )
     return train, evaluation
 
 
 def _kept(
-    given: Given, name: str, kind: type[R], encode: Encode[R], examples: Sequence[Example]
+    given: Given,
+    name: str,
+    kind: type[R],
+    encode: Encode[R],
+    examples: Sequence[Example],
+    names: Sequence[str],
 ) -> Sequence[R]:
     # Of a stream, only the first rows are looked at here.
     if given.store is None or given.examples.stream is not None:
@@ -42,5 +50,5 @@ def _kept(
         for batch in batched(examples, _BATCH):
             yield from encode(given, batch)
 
-    key = f"{encode.__module__}, {key_of(given, examples)}"
+    key = f"{encode.__module__}, {key_of(given, names, examples)}"
     return given.store.rows(name, kind, key, rows)

@@ -12,7 +12,9 @@ from finetune_trainer.data.examples import Document, Example, Tokenized
 from finetune_trainer.data.finish import Findings, finish
 from finetune_trainer.data.given import Given
 from finetune_trainer.data.length import choose_max_length
-from finetune_trainer.data.prepare.tokens import both, require_known
+from finetune_trainer.data.mapped import MappedRows, lengths
+from finetune_trainer.data.prepare.kept import both_kept
+from finetune_trainer.data.prepare.tokens import require_known
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import IGNORED, TokenRow
 from finetune_trainer.errors import TrainerError
@@ -29,11 +31,11 @@ def masked_rows(given: Given) -> Prepared[TokenRow]:
     if given.tokenizer.mask_token_id is None:
         message = "the tokenizer has no mask token"
         raise TrainerError(Reason.UNSUPPORTED_MODEL, message, "Use a masked language model.")
-    documents = [_encode(given, examples) for examples in both(given)]
+    documents = both_kept(given, TokenRow, _encode)
     around = sum(len(part) for part in wrapping(given.tokenizer))
-    lengths = [row.length + around for row in documents[0]]
-    max_length, _ = choose_max_length(given.data.max_length, lengths, given.limit)
-    train, evaluation = (list(_chunks(given, rows, max_length)) for rows in documents)
+    whole = [length + around for length in lengths(documents[0])]
+    max_length, _ = choose_max_length(given.data.max_length, whole, given.limit)
+    train, evaluation = (_in_chunks(given, rows, max_length) for rows in documents)
     note = Resolved(
         field="data.chunks",
         value=str(len(train)),
@@ -62,6 +64,16 @@ def _as_given(given: Given, example: Tokenized) -> TokenRow:
     if ids[: len(before)] == before and ids[len(ids) - len(after) :] == after:
         ids = ids[len(before) : len(ids) - len(after)]
     return TokenRow(ids, ids, example.origin)
+
+
+def _in_chunks(given: Given, rows: Sequence[TokenRow], max_length: int) -> Sequence[TokenRow]:
+    def made() -> Iterator[TokenRow]:
+        return _chunks(given, rows, max_length)
+
+    if not (given.store and isinstance(rows, MappedRows)):
+        return list(made())
+    name, how = f"{rows.path.stem}-chunks", f"pieces of {max_length} tokens"
+    return given.store.derived(name, TokenRow, rows, how, made)
 
 
 def _chunks(given: Given, rows: Sequence[TokenRow], max_length: int) -> Iterator[TokenRow]:

@@ -15,8 +15,9 @@ from finetune_trainer.data.finish import (
 )
 from finetune_trainer.data.given import Given
 from finetune_trainer.data.length import choose_max_length
+from finetune_trainer.data.mapped import at, lengths
 from finetune_trainer.data.prepare.answers import require_template
-from finetune_trainer.data.prepare.tokens import both
+from finetune_trainer.data.prepare.kept import both_kept
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.render import render_prompt
 from finetune_trainer.data.rows import PromptRow
@@ -36,9 +37,9 @@ def prompt_rows(given: Given) -> Prepared[PromptRow]:
         TrainerError: RowsTooLong if that is too many; ChatTemplateError; InvalidSpec if the answer
             alone is longer than the length.
     """
-    train, evaluation = (_encode(given, examples) for examples in both(given))
-    lengths = [row.length + given.answer_tokens for row in train]
-    max_length, why = choose_max_length(given.data.max_length, lengths, given.limit)
+    train, evaluation = both_kept(given, PromptRow, _encode)
+    whole = [length + given.answer_tokens for length in lengths(train)]
+    max_length, why = choose_max_length(given.data.max_length, whole, given.limit)
     room = max_length - given.answer_tokens
     if room < 1:
         message = (
@@ -47,7 +48,7 @@ def prompt_rows(given: Given) -> Prepared[PromptRow]:
         )
         raise TrainerError(Reason.INVALID_SPEC, message, "Allow shorter answers.")
     kept, kept_evaluation = (_fitting(given, rows, room) for rows in (train, evaluation))
-    done = _treatment((*train, *evaluation), room)
+    done = _treatment(train, room) + _treatment(evaluation, room)
     skipped = len(done.left_out)
     note = f"{why}, of which {given.answer_tokens} are the answer's; {skipped} rows are left out"
     found = Findings(done, length_note(given, max_length, note))
@@ -65,12 +66,16 @@ def _encode(given: Given, examples: Sequence[Example]) -> list[PromptRow]:
 
 
 def _treatment(rows: Sequence[PromptRow], room: int) -> Treatment:
-    long = tuple(LeftOut(row.origin, "TooLong") for row in rows if row.length > room)
-    return Treatment(lengths=tuple(row.length for row in rows), left_out=long)
+    long = tuple(LeftOut(row.origin, "TooLong") for row in _long(rows, room))
+    return Treatment(lengths=tuple(lengths(rows)), left_out=long)
 
 
-def _fitting(given: Given, rows: Sequence[PromptRow], room: int) -> list[PromptRow]:
-    long = [row for row in rows if row.length > room]
+def _long(rows: Sequence[PromptRow], room: int) -> list[PromptRow]:
+    return [rows[index] for index, length in enumerate(lengths(rows)) if length > room]
+
+
+def _fitting(given: Given, rows: Sequence[PromptRow], room: int) -> Sequence[PromptRow]:
+    long = _long(rows, room)
     for row in long[:10]:
         logger.warning("%s leaves no room for an answer and is left out", row.origin)
     if too_many(given.data.limits.max_skipped, len(long), len(rows)):
@@ -79,4 +84,4 @@ def _fitting(given: Given, rows: Sequence[PromptRow], room: int) -> list[PromptR
             f"answers of {given.answer_tokens} tokens leave: {first_origins(long)}"
         )
         raise TrainerError(Reason.ROWS_TOO_LONG, message)
-    return [row for row in rows if row.length <= room]
+    return at(rows, [index for index, length in enumerate(lengths(rows)) if length <= room])

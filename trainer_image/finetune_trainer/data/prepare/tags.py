@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 
 from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer.data.encode import batched, require_offsets, wrapping
-from finetune_trainer.data.examples import Tagged
+from finetune_trainer.data.examples import Example, Tagged
 from finetune_trainer.data.finish import Findings, finish
 from finetune_trainer.data.given import Given
-from finetune_trainer.data.prepare.tokens import both
+from finetune_trainer.data.prepare.kept import both_kept
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.readers.row import invalid
 from finetune_trainer.data.rows import IGNORED, TokenRow
@@ -28,11 +28,19 @@ def tag_rows(given: Given) -> Prepared[TokenRow]:
             some rows have a text with a class instead.
     """
     require_offsets(given.tokenizer)
-    train, evaluation = (_words(examples) for examples in both(given))
-    names = label_names(label for example in train for label in _tags(example))
-    rows = [_encode(given, examples, names) for examples in (train, evaluation)]
+    names = _names(given)
+
+    def encode(given: Given, examples: Sequence[Example]) -> list[TokenRow]:
+        return _encode(given, _words(examples), names)
+
+    rows = both_kept(given, TokenRow, encode, names=names)
     note = Resolved(field="data.labels", value=f"{len(names)} tags", why=", ".join(names)[:2000])
     return finish(given, *rows, findings=Findings(resolved=[note], label_names=names))
+
+
+def _names(given: Given) -> tuple[str, ...]:
+    train, _ = (_words(each) for each in (given.examples.train, given.examples.evaluation))
+    return label_names(label for example in train for label in _tags(example))
 
 
 def _words(examples: Sequence[object]) -> list[Tagged]:

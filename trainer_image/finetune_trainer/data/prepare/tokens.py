@@ -27,11 +27,6 @@ def token_rows(given: Given) -> Prepared[TokenRow]:
     return found if given.examples.stream is None else streamed(given, found, encode)
 
 
-def both(given: Given) -> tuple[Sequence[Example], Sequence[Example]]:
-    """Training and evaluation examples."""
-    return given.examples.train, given.examples.evaluation
-
-
 def encode(given: Given, examples: Sequence[Example]) -> list[TokenRow]:
     """The token row of each example, uncut."""
     if examples and isinstance(examples[0], Conversation):
