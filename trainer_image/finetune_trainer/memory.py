@@ -17,6 +17,7 @@ from finetune_api.v1alpha1.tuning import Quantization, Tuning, TuningType
 from finetune_kernels.ops.head import rows_of_a_chunk
 from finetune_trainer import activations
 from finetune_trainer.activations import WIDTHS, Pass
+from finetune_trainer.exchange import between_processes
 from finetune_trainer.foreign import Model, ModelConfig
 from finetune_trainer.recomputation import LayerMemory, Recomputation
 from finetune_trainer.resolve import Settings
@@ -47,7 +48,7 @@ _CHUNKED = ("SFT", "DPO", "IPO", "KTO", "GRPO", "RLOO")
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device, by what they are for."""
+    """Bytes on one device, by what they are for; `exchange` is between processes."""
 
     weights: int
     gradients: int
@@ -56,6 +57,7 @@ class Memory:
     logits: int
     reference: int
     runtime: int
+    exchange: int = 0
 
     def divided(self, processes: int, parts: tuple[str, ...]) -> "Memory":
         """The same where each process holds its part of some of it, such as of the optimiser."""
@@ -116,6 +118,7 @@ def estimate(
         activations=kept - layers.loss,
         logits=layers.loss,
         reference=weights if _keeps_a_reference(spec) else 0,
+        exchange=between_processes(outline, settings),
         runtime=RUNTIME + (0 if settings.device == "cuda" else round(_HOLES * kept)),
     )
 
@@ -149,8 +152,9 @@ def _activations(layers: LayerMemory, settings: Settings) -> int:
 
 
 def _casts(trained: int, settings: Settings) -> int:
-    """Autocast keeps what it cast to bfloat16 until the forward pass is over."""
-    return 2 * trained if settings.precision == "BFloat16" else 0
+    """Autocast keeps what it cast to bfloat16 until the forward pass is over; of parts it casts nothing."""
+    whole = "weights" not in settings.strategy.parts
+    return 2 * trained if settings.precision == "BFloat16" and whole else 0
 
 
 def _loss(

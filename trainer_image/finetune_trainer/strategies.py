@@ -63,6 +63,11 @@ _PARTS = {
 ONE_PROCESS = Strategy()
 
 
+def whole(processes: int) -> Strategy:
+    """The strategy with which each process holds the whole model."""
+    return ONE_PROCESS if processes == 1 else Strategy("DDP")
+
+
 def refuse(spec: FineTuneJobSpec, processes: int) -> None:
     """See that this method and tuning can be spread.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 STAGES = {"ZeRO1": 1, "ZeRO2": 2, "ZeRO3": 3}
 # Numbers that are sent together: large enough to hide the start of a message, small beside a model.
-_BUCKET = 50_000_000
+BUCKET = 50_000_000
 
 
 def config(strategy: str, offload: str, device: str, precision: str) -> dict[str, Any]:
@@ -46,11 +46,11 @@ def _zero(stage: int, offload: str, device: str) -> dict[str, Any]:
         "stage": stage,
         "contiguous_gradients": True,
         "overlap_comm": device == "cuda",
-        "reduce_bucket_size": _BUCKET,
-        "allgather_bucket_size": _BUCKET,
+        "reduce_bucket_size": BUCKET,
+        "allgather_bucket_size": BUCKET,
     }
     if stage == 3:
-        found["stage3_prefetch_bucket_size"] = _BUCKET
+        found["stage3_prefetch_bucket_size"] = BUCKET
         # Those that stay whole are gathered as if all had one dtype, which adapters have not.
         found["stage3_param_persistence_threshold"] = 0
     if offload != "None":

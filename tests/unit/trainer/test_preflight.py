@@ -2,6 +2,7 @@ import io
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from finetune_trainer import heads, launch, memory, model, outcome, resolve
 from finetune_trainer.__main__ import run_file
 from finetune_trainer.recipes import foresight
 from finetune_trainer.run import check
+from finetune_trainer.strategies import Strategy
 from support.jobs import manifest, spec
 from support.tiny_models import chats, tiny_model, write_jsonl
 
@@ -167,12 +169,24 @@ def test_as_few_layers_compute_again_as_the_gpu_allows(
     assert "more than there is; inputs of layers wait in" in why
 
 
+@pytest.mark.parametrize("strategy", ["FSDP", "ZeRO2"])
+def test_parts_of_a_model_are_planned_for_too(
+    desk: Any, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    spread = {"resources.gpusPerNode": 2, "distributed.strategy": strategy}
+    _, _, whole = on_a_gpu(desk, monkeypatch, 2**32, spread)
+    assert on_a_gpu(desk, monkeypatch, int(whole / 0.8) + 2, spread)[0] == "Disabled"
+    value, _, less = on_a_gpu(desk, monkeypatch, int(whole / 0.8) - 2, spread)
+    assert (value, less < whole) == ("1 of 2 layers", True)
+    # Nor where nothing fits are their inputs offloaded.
+    assert on_a_gpu(desk, monkeypatch, 2**30, spread)[0] == "Enabled"
+
+
 @pytest.mark.parametrize(
     ("room", "changes", "words"),
     [
         (None, {}, "saves GPU memory"),
         (2**31, {"method": GRPO}, "the answers that GRPO writes are not counted"),
-        (2**31, {"resources.gpusPerNode": 2, "distributed.strategy": "FSDP"}, "FSDP moves parts"),
     ],
 )
 def test_every_layer_computes_again_where_no_plan_holds(
@@ -240,6 +254,31 @@ def test_memory_is_the_sum_of_what_is_kept(tmp_path: Path) -> None:
     assert (found.weights, found.gradients, found.optimizer) == (6 * count, 4 * count, 8 * count)
     assert found.logits > 2 * 4 * 1024 * config.vocab_size
     assert found.total == sum((18 * count, found.activations, found.logits, 2**30))
+
+
+def test_what_processes_take_for_each_other(tmp_path: Path) -> None:
+    config = AutoConfig.from_pretrained(tiny_model(tmp_path, hidden=64, layers=2))
+    outline = model.outline(config, heads.CAUSAL).requires_grad_(True)
+    count = sum(parameter.numel() for parameter in outline.parameters())
+    # q and o, k and v with half as many heads, the gated block, and two norms.
+    layer = 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + 2 * 64
+    table = config.vocab_size * 64
+    assert count == 2 * layer + 2 * table + 64
+    full = settings(**{"tuning.type": "Full"})
+
+    def taken(name: str, outline: Any = outline) -> int:
+        spread = replace(full, processes=2, strategy=Strategy(name))
+        return memory.estimate(outline, config, job(**{"tuning.type": "Full"}), spread).exchange
+
+    assert (taken("None"), taken("DDP")) == (0, 4 * count)
+    # In bfloat16: two layers, gradients of two, the last norm and the output layer.
+    assert taken("FSDP") == 2 * max(4 * layer + 64 + table, table)
+    # Two buckets of 50 million float32 numbers; ZeRO-3 keeps a model whole that is as small as this.
+    buckets = 2 * 4 * 50_000_000
+    assert (taken("ZeRO1"), taken("ZeRO2")) == (buckets, buckets)
+    assert taken("ZeRO3") == buckets + (4 + 2) * count
+    frozen = model.outline(config, heads.CAUSAL).requires_grad_(False)
+    assert taken("FSDP", frozen) == 2 * max(2 * layer + 64 + table, table)
 
 
 def test_recomputation_and_frozen_bases_save_memory(tmp_path: Path) -> None:

@@ -59,8 +59,9 @@ def complete(recipe: Recipe, ready: Ready, room: int | None = None) -> Ready:
     outline = recipe.outline(ready)
     trainable, total = count_parameters(outline)
     largest = passes.foreseen(ready, outline)
-    memory = estimate(outline, ready.config, ready.spec, ready.settings, largest)
     count = ready.settings.processes
+    whole = replace(ready.settings, strategy=strategies.whole(count))
+    memory = estimate(outline, ready.config, ready.spec, whole, largest)
     strategy, told = strategies.choose(ready.spec, count, needed=memory.total, room=room)
     ready = replace(ready, settings=replace(ready.settings, strategy=strategy))
     ready = sparing.decide(replace(ready, resolved=[*ready.resolved, *told]), outline, room)

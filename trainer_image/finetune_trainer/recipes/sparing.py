@@ -44,7 +44,9 @@ def decide(ready: Ready, outline: Model, gpu: int | None) -> Ready:
     largest = passes.foreseen(ready, outline)
     layers = of_layers(outline, ready.config, spec, settings, largest)
     whole = estimate(outline, ready.config, spec, settings, largest)
-    offload = settings.device == "cuda"
+    whole, _ = whole.spread(settings.strategy, settings.processes)
+    # The recomputing layers of FSDP and ZeRO keep their inputs where they are.
+    offload = settings.device == "cuda" and not settings.strategy.parts
     usable, rest = round(USED * room), whole.total - whole.activations - whole.logits
     planned = plan(layers, usable - rest, offload=offload)
     return _told(ready, planned, _why(layers, planned, usable, rest))
@@ -95,7 +97,8 @@ def _waiting(layers: LayerMemory) -> str:
 
 def _of_the_pod(spec: FineTuneJobSpec) -> int | None:
     limit = spec.resources.memory
-    return int(amount(limit)) if limit else None
+    # On a laptop, processes on the CPU stand for GPUs, and share what there is.
+    return int(amount(limit)) // max(1, spec.resources.gpus_per_node) if limit else None
 
 
 def _may_plan(ready: Ready) -> bool:
@@ -108,9 +111,7 @@ def _may_plan(ready: Ready) -> bool:
 
 
 def _against(ready: Ready, outline: Model) -> str | None:
-    strategy, method = ready.settings.strategy, ready.spec.method.type
-    if strategy.name not in ("None", "DDP"):
-        return f"{strategy.name} moves parts of layers, and takes all layers alike"
+    method = ready.spec.method.type
     if method in _ONLINE:
         return f"the answers that {method} writes are not counted"
     if ready.context.run.micro_batch_divisor > 1:
