@@ -5,7 +5,6 @@ Called by `recipes.course` once every process has its rows, by `recipes.session`
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -198,11 +197,6 @@ def _found(settings: Settings) -> Resolved:
     held = _HELD[name]
     value = f"{name} on {settings.processes} processes over {BACKENDS[settings.device]}"
     return Resolved(field="distributed", value=value, why=f"attested at the first step: {held}")
-
-
-def before_training(trainer: Foreign, settings: Settings) -> AbstractContextManager[None]:
-    """Within, a model that is not divided yet is measured as one that never is."""
-    return zero.undivided(trainer) if settings.strategy.zero else nullcontext()
 
 
 def end(trainer: Foreign, settings: Settings) -> None:

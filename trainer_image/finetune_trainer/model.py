@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
-from finetune_trainer import merge, processes
+from finetune_trainer import merge, processes, zero
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
 from finetune_trainer.heads import CAUSAL, Head
@@ -211,17 +211,18 @@ def _load_whole(
 ) -> Model:
     check_weights(source.folder, source.uri)
     try:
-        model, info = head.loader.from_pretrained(
-            source.folder,
-            config=config,
-            dtype=dtype,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=bool(head.fresh),
-            **place,
-        )
+        with zero.undivided():
+            model, info = head.loader.from_pretrained(
+                source.folder,
+                config=config,
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=bool(head.fresh),
+                **place,
+            )
     except (RuntimeError, ValueError, OSError, SafetensorError, KeyError) as error:
         if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
             raise

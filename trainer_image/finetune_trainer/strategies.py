@@ -61,6 +61,8 @@ _PARTS = {
     "ZeRO3": ("weights", "gradients", "optimizer"),
 }
 ONE_PROCESS = Strategy()
+# The methods of language models that read answers and write none.
+_READING = ("SFT", "DPO", "IPO", "KTO", "ORPO", "CPO", "SimPO")
 
 
 def whole(processes: int) -> Strategy:
@@ -85,7 +87,7 @@ def refuse(spec: FineTuneJobSpec, processes: int) -> None:
 
 
 def _refuse_divided(spec: FineTuneJobSpec, strategy: str) -> None:
-    if spec.method.type != "SFT" or spec.model.task != "text-generation":
+    if spec.method.type not in _READING or spec.model.task != "text-generation":
         what = f"{spec.method.type} of {spec.model.task} with {strategy}"
         raise _unsupported(what, "use DDP")
     if spec.training.gradient_checkpointing == "Offload":

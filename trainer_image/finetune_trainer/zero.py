@@ -43,6 +43,26 @@ def whole(parameter: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
+def reading(*parameters: torch.Tensor | None) -> Iterator[None]:
+    """Within, parameters are whole that a module reads which does not own them. All processes must call this.
+
+    In a forward pass of DeepSpeed's engine they are so already: it gathers what is read, and gathers it again
+    for the backward pass of the module that read it.
+    """
+    absent = {id(each): each for each in parameters if each is not None and _is_absent(each)}
+    if not absent:
+        yield
+        return
+    with _gathered(list(absent.values()), changed=False):
+        yield
+
+
+def _is_absent(tensor: torch.Tensor) -> bool:
+    # `NOT_AVAILABLE` of an enumeration that is imported only with DeepSpeed.
+    return is_spread(tensor) and tensor.ds_status.name == "NOT_AVAILABLE"  # type: ignore[attr-defined]
+
+
+@contextmanager
 def changing(parameter: torch.Tensor) -> Iterator[None]:
     """Within, a parameter is whole, and what rank 0 writes to it holds. All processes must call this."""
     if not is_spread(parameter):
@@ -119,18 +139,19 @@ def _note(parameter: torch.Tensor, seen: str) -> None:
 
 
 @contextmanager
-def undivided(trainer: Foreign) -> Iterator[None]:
-    """Before training: libraries must not take a model for divided because it is going to be."""
-    from transformers.integrations.deepspeed import (
-        set_hf_deepspeed_config,
-        unset_hf_deepspeed_config,
-    )
-
-    unset_hf_deepspeed_config()
+def undivided() -> Iterator[None]:
+    """Within, libraries take no model for divided, nor divide one that they load: another is trained so."""
+    known: Foreign = sys.modules.get("transformers.integrations.deepspeed")
+    # Set by the arguments of a trainer, for the whole process.
+    told = known and known._hf_deepspeed_config_weak_ref
+    if known is None or told is None:
+        yield
+        return
+    known.unset_hf_deepspeed_config()
     try:
         yield
     finally:
-        set_hf_deepspeed_config(trainer.args.hf_deepspeed_config)
+        known._hf_deepspeed_config_weak_ref = told
 
 
 def end(trainer: Foreign) -> None:

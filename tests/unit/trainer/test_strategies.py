@@ -18,6 +18,7 @@ from support.jobs import spec
 
 GOLDEN = Path(__file__).parent / "golden"
 GIB = 2**30
+GRPO = {"type": "GRPO", "grpo": {"rewards": [{"type": "Regex", "pattern": "e"}]}}
 ZERO3, ALL = {"distributed.strategy": "ZeRO3"}, {"distributed.offload": "All"}
 
 
@@ -49,11 +50,11 @@ def test_what_transformers_is_told(
     ("changes", "message"),
     [
         (
-            {"distributed.strategy": "FSDP", "method.type": "DPO"},
-            "DPO of text-generation with FSDP",
+            {"distributed.strategy": "FSDP", "method": GRPO},
+            "GRPO of text-generation with FSDP",
         ),
         ({"distributed.strategy": "FSDP", "tuning.type": "IA3"}, "IA3 with FSDP"),
-        ({**ZERO3, "method.type": "DPO"}, "DPO of text-generation with ZeRO3"),
+        ({**ZERO3, "method": GRPO}, "GRPO of text-generation with ZeRO3"),
         ({**ZERO3, "training.optimizer": "Adafactor"}, "Adafactor with ZeRO3"),
         ({**ZERO3, "tuning.lora": {"learningRateRatio": 16}}, "learningRateRatio` with ZeRO3"),
         ({"distributed.strategy": "FSDP", **ALL}, "offload` with FSDP"),
@@ -86,7 +87,8 @@ def test_offload_on_one_gpu_is_refused_and_not_passed_over() -> None:
     [
         ({}, 80 * GIB, "DDP", "fits each GPU"),
         ({}, 39 * GIB, "FSDP", "needs 40.0 GiB of the 39.0 GiB"),
-        ({"method.type": "DPO"}, 39 * GIB, "DDP", "cannot be sharded"),
+        ({"method.type": "DPO"}, 39 * GIB, "FSDP", "needs 40.0 GiB"),
+        ({"tuning.type": "IA3"}, 39 * GIB, "DDP", "cannot be sharded"),
         ({}, None, "DDP", "not known"),
     ],
 )

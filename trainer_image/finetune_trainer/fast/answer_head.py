@@ -95,8 +95,6 @@ def _head_why_not(model: Model, inner: Model) -> str | None:
     layer = inner.get_output_embeddings()
     if type(layer) is not nn.Linear:
         return "the head has an adapter of its own, or is none"
-    if hasattr(layer.weight, "ds_id"):
-        return "ZeRO-3 gathers the head by itself"
     scales = [name for name in _SCALES if getattr(config, name, None) is not None]
     if scales or getattr(config, "output_router_logits", False):
         return "the model scales its logits, or routes tokens"
@@ -161,7 +159,13 @@ def packed_states(model: Model, packed: Packed) -> Tensor:
 def _figures(
     model: Model, hidden: Tensor, labels: Tensor, temperature: float, entropies: bool
 ) -> TokenFigures:
-    layer = head.output_layer(model)
+    with head.output_layer(model) as layer:
+        return _of_layer(layer, hidden, labels, temperature, entropies)
+
+
+def _of_layer(
+    layer: head.OutputLayer, hidden: Tensor, labels: Tensor, temperature: float, entropies: bool
+) -> TokenFigures:
     scale = Scale(temperature, layer.softcap)
     hidden, weight, bias = head.in_one_dtype(hidden, layer)
     with torch.autocast(hidden.device.type, enabled=False):

@@ -50,8 +50,6 @@ def settle(ready: Ready, net: Model) -> Ready:
 
 def against_loss(ready: Ready, net: Model) -> str | None:
     """Why the loss is the library's, as far as a model's outline tells; None if it need not be."""
-    if ready.settings.strategy.name == "ZeRO3":
-        return "ZeRO3 gathers the output layer's weight only while that layer is called"
     return head.why_not(net)
 
 

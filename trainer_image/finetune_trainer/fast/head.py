@@ -8,7 +8,8 @@ built; what is done with the hidden states is up to the readers (`fast.loss`). P
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
 
@@ -17,6 +18,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from finetune_trainer import zero
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.sharded import unwrapped
 
@@ -83,7 +85,8 @@ def install(model: Model) -> None:
 def _read(base: Model, read: Reader, *, labels: Tensor, **named: Foreign) -> Foreign:
     # Looked up at each call: FSDP and PEFT exchange both after `install`.
     found = base.base_model(**{**named, "use_cache": False})
-    return read(found.last_hidden_state, labels, output_layer(base))
+    with output_layer(base) as layer:
+        return read(found.last_hidden_state, labels, layer)
 
 
 def take_over(base: Model, keyword: str, run: Callable[..., Foreign]) -> Callable[..., Foreign]:
@@ -117,12 +120,14 @@ def remove(model: Model) -> None:
     delattr(base, _INSTALLED)
 
 
-def output_layer(base: Model) -> OutputLayer:
+@contextmanager
+def output_layer(base: Model) -> Iterator[OutputLayer]:
     """The layer of a language model that is not wrapped, with gradients to where it is sharded."""
     layer = base.get_output_embeddings()
     softcap = getattr(base.config.get_text_config(), "final_logit_softcapping", None)
-    bias = None if layer.bias is None else _whole(layer.bias)
-    return OutputLayer(_whole(layer.weight), bias, softcap or 0.0)
+    weight, bias = layer.weight, layer.bias
+    with zero.reading(weight, bias):
+        yield OutputLayer(_whole(weight), None if bias is None else _whole(bias), softcap or 0.0)
 
 
 def _whole(parameter: Tensor) -> Tensor:

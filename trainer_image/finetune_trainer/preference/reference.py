@@ -5,6 +5,7 @@ would copy the adapter, which costs memory and, for adapters that start from the
 changes these a second time.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from finetune_api.v1alpha1.method import Reference as Block
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
 from finetune_api.v1alpha1.tuning import Tuning
-from finetune_trainer import heads, opening
+from finetune_trainer import heads, opening, zero
 from finetune_trainer.batches import Batch
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.fast import answer_head
@@ -33,6 +34,8 @@ class NoReferenceModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        # DeepSpeed asks a model for the dtype of its first parameter.
+        self.nothing = nn.Parameter(torch.zeros(1), requires_grad=False)
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,9 @@ class Reference:
     def _sums(self, net: Model, batch: Batch) -> torch.Tensor:
         training = net.training
         net.eval()
-        sums: torch.Tensor = forward(net, batch, self.settings).log_probs.float().sum(1)
+        # The other model is whole, also where the policy is divided.
+        with zero.undivided() if net is self.other else nullcontext():
+            sums: torch.Tensor = forward(net, batch, self.settings).log_probs.float().sum(1)
         net.train(training)
         return sums
 

@@ -10,7 +10,17 @@ from pathlib import Path
 from transformers import set_seed
 
 from finetune_api.v1alpha1.status import Evaluation, Metric, Plan, Resolved
-from finetune_trainer import distributed, heads, model, processes, samples, save, straggling, verify
+from finetune_trainer import (
+    distributed,
+    heads,
+    model,
+    processes,
+    samples,
+    save,
+    straggling,
+    verify,
+    zero,
+)
 from finetune_trainer.checkpoints import Fence
 from finetune_trainer.fast import kernels
 from finetune_trainer.foreign import Foreign, Model
@@ -129,7 +139,8 @@ class Session:
             self._start = Start.of(folder)
             self._watch.go_on_from(folder)
         else:
-            with distributed.before_training(self.trainer, self._ready.settings):
+            # What will be divided is not yet.
+            with zero.undivided():
                 self._start = Start(self.look(), fingerprints(self._net))
         self._tell(self._recipe.before_training(self.trainer, folder))
         with saving.training(), self._standstill.watching():
