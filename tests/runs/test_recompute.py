@@ -1,16 +1,13 @@
 """Layers that compute their activations again: what that saves, and that nothing else changes."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from trl.models.utils import disable_gradient_checkpointing
 
@@ -26,6 +23,7 @@ from finetune_trainer.fast.offload import BUFFERS, BlockInputs, Parked
 from finetune_trainer.recipes import passes
 from finetune_trainer.recomputation import Recomputation
 from finetune_trainer.tuning.apply import apply
+from support import measured_memory
 from support.jobs import manifest
 from support.tiny_models import tiny_model
 
@@ -85,41 +83,21 @@ def batch(*, flat: bool) -> Any:
     return (FlatCollator if flat else Collator)(0)(examples)
 
 
-@contextmanager
-def counted(net: Any) -> Iterator[list[int]]:
-    """Bytes that autograd saves, beside what belongs to the model; each storage once."""
-    own = {each.untyped_storage().data_ptr() for each in net.parameters()}
-    found: dict[int, torch.Tensor] = {}
-    total: list[int] = []
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        place = tensor.untyped_storage().data_ptr()
-        if place not in own:
-            # Held, so that its place is not given to another.
-            found[place] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield total
-    total.append(sum(each.untyped_storage().nbytes() for each in found.values()))
-
-
 def saved(net: Any, given: Any, *, half: bool = False) -> int:
-    with counted(net) as total, torch.autocast("cpu", torch.bfloat16, enabled=half):
+    with measured_memory.saved(net) as total, torch.autocast("cpu", torch.bfloat16, enabled=half):
         net(**given, read=loss.summed_loss)
     return total[0]
 
 
 def peak(net: Any, given: Any, *, half: bool) -> int:
-    """Bytes of a step at its peak, gradients from before aside, by what the allocator is asked for."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    """Bytes of a step at its peak, gradients from before aside."""
+
+    def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             result = net(**given, read=loss.summed_loss).loss
         result.backward()
-    # Of torch's profiler: each time that memory was taken or freed, in order.
-    events = profiler.profiler.kineto_results.events()
-    taken = [event for event in events if event.name() == "[memory]"]
-    return max(accumulate(each.nbytes() for each in sorted(taken, key=lambda e: e.start_ns())))
+
+    return measured_memory.peak(step)
 
 
 @pytest.mark.parametrize("precision", ["Float32", "BFloat16"])
@@ -143,8 +121,7 @@ def test_a_step_takes_no_more_than_was_planned(
         planned = memory.estimate(outline, config, spec, chosen, largest)
         net, given = trained(folder, tuning, recomputed, precision, fast=fast), batch(flat=fast)
         net(**given, read=loss.summed_loss).loss.backward()
-        # The profiler loses an event now and then, and makes less of it.
-        found = max(peak(net, given, half=half) for _ in range(2))
+        found = peak(net, given, half=half)
         casts = planned.gradients // 2 if half else 0
         room = planned.activations + planned.logits + casts
         assert found <= room <= 1.7 * found

@@ -52,7 +52,7 @@ def of_layers(
         settings: All settings.
         largest: The pass.
     """
-    shape = _Shape.of(outline, config, settings, largest)
+    shape = Shape.of(outline, config, settings, largest)
     kept = round(largest.tokens * _layer(shape, outline, tuning, settings))
     # The residual stream is as wide as the weights; bfloat16 is the arithmetic's alone.
     block_input = largest.tokens * WIDTHS[settings.weights] * shape.hidden
@@ -60,8 +60,41 @@ def of_layers(
     return LayerMemory(shape.layers, kept, block_input, working=working)
 
 
+def without_gradients(outline: Model, config: ModelConfig, settings: Settings, tokens: int) -> int:
+    """The most bytes that a pass without gradients takes: one layer, since none keeps anything.
+
+    Args:
+        outline: The model, on the meta device.
+        config: Of the model.
+        settings: All settings.
+        tokens: Of the pass.
+    """
+    shape, width = Shape.of(outline, config, settings), WIDTHS[settings.precision]
+    # Residual stream before and after, a norm in float32; queries, keys, values of rotated and plain ones.
+    hidden = 2 * WIDTHS[settings.weights] * shape.hidden + 12 * shape.hidden
+    attention = 3 * (shape.queries + 2 * shape.keys) * width
+    wide = _GATED * shape.inner * width
+    return tokens * (hidden + max(attention, wide))
+
+
 @dataclass(frozen=True)
-class _Shape:
+class Shape:
+    """Sizes of a model, in numbers a token.
+
+    Attributes:
+        hidden: Of the residual stream.
+        inner: Of the feed-forward block.
+        layers: How many there are.
+        queries: Of all heads.
+        keys: Of all heads that have keys of their own; values are as many.
+        heads: How many.
+        norms: Inputs of the norms of a layer, together.
+        gated: Whether the feed-forward block is.
+        crossed: Whether decoder layers attend to an encoder too.
+        scores: For each token, where attention keeps its scores; else 0.
+        lora_blocks: As in `Pass`.
+    """
+
     hidden: int
     inner: int
     layers: int
@@ -72,11 +105,17 @@ class _Shape:
     gated: bool
     crossed: bool
     scores: int
-    """For each token, where attention keeps its scores; else 0."""
     lora_blocks: bool
 
     @classmethod
-    def of(cls, outline: Model, config: ModelConfig, settings: Settings, largest: Pass) -> "_Shape":
+    def of(
+        cls,
+        outline: Model,
+        config: ModelConfig,
+        settings: Settings,
+        largest: Pass = Pass(0, chunked=False),
+    ) -> "Shape":
+        """The sizes of a model; the arguments are those of `of_layers`."""
         text = config.get_text_config()
         hidden, heads = text.hidden_size, text.num_attention_heads
         width = getattr(text, "head_dim", None) or getattr(text, "d_kv", None) or hidden // heads
@@ -127,7 +166,7 @@ def _scores(
     return heads * settings.max_length if kept or plain else 0
 
 
-def _layer(shape: _Shape, outline: Model, tuning: Tuning, settings: Settings) -> float:
+def _layer(shape: Shape, outline: Model, tuning: Tuning, settings: Settings) -> float:
     """Bytes a token of one layer."""
     width, full = WIDTHS[settings.precision], tuning.type == "Full"
     half = width == WIDTHS["BFloat16"]
@@ -144,7 +183,7 @@ def _layer(shape: _Shape, outline: Model, tuning: Tuning, settings: Settings) ->
     return norms + attention + block + small + adapter + _SCORE_BYTES * shape.scores
 
 
-def _working(shape: _Shape, settings: Settings) -> int:
+def _working(shape: Shape, settings: Settings) -> int:
     """Bytes a token that the backward pass of a layer takes: gradients, and what is computed again inside."""
     width = WIDTHS[settings.precision]
     wide = 3 if shape.lora_blocks else 1 if shape.gated else 2
@@ -153,7 +192,7 @@ def _working(shape: _Shape, settings: Settings) -> int:
 
 
 def _adapter(
-    shape: _Shape, outline: Model, tuning: Tuning, settings: Settings, *, half: bool
+    shape: Shape, outline: Model, tuning: Tuning, settings: Settings, *, half: bool
 ) -> float:
     """Bytes a token that an adapter adds to a layer."""
     width = WIDTHS[settings.precision]

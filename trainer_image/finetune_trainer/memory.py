@@ -23,6 +23,7 @@ from finetune_trainer.recomputation import LayerMemory, Recomputation
 from finetune_trainer.resolve import Settings
 from finetune_trainer.strategies import Strategy
 from finetune_trainer.tuning import virtual_tokens
+from finetune_trainer.writing import NOTHING, ONLINE, Beside
 
 OPTIMIZER_BYTES = {"AdamW": 8.0, "AdamW8bit": 2.0, "PagedAdamW8bit": 2.0, "Adafactor": 0.0}
 """Bytes that an optimiser keeps for each trained parameter: two moments in float32, or in 8 bits.
@@ -33,6 +34,8 @@ _HOLES = 0.5
 """Of what passes take on a CPU, glibc's heap takes so much more: tensors of many sizes leave holes in it."""
 PAIRED = ("DPO", "IPO", "ORPO", "CPO", "SimPO", "Reward")
 """Methods whose rows are two sequences."""
+TOKEN_CHUNK_SIZE, VOCAB_CHUNK_SIZE = 4096, 32768
+"""Tiles of TRL's divergence of distributions; a test compares them, since importing TRL takes seconds."""
 # Constants of bitsandbytes: one float32 for 64 numbers, or an eighth of that when quantised again.
 _CONSTANT_BYTES = {True: 0.0159, False: 0.0625}
 
@@ -48,7 +51,11 @@ _CHUNKED = ("SFT", "DPO", "IPO", "KTO", "GRPO", "RLOO")
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device, by what they are for; `exchange` is between processes."""
+    """Bytes on one device, by what they are for.
+
+    `exchange` is between processes, `judges` are models that judge answers or teach, and `answers` is how
+    much more it takes to write and compare answers than to learn from them.
+    """
 
     weights: int
     gradients: int
@@ -58,6 +65,8 @@ class Memory:
     reference: int
     runtime: int
     exchange: int = 0
+    judges: int = 0
+    answers: int = 0
 
     def divided(self, processes: int, parts: tuple[str, ...]) -> "Memory":
         """The same where each process holds its part of some of it, such as of the optimiser."""
@@ -97,6 +106,7 @@ def estimate(
     spec: FineTuneJobSpec,
     settings: Settings,
     largest: Pass | None = None,
+    beside: Beside = NOTHING,
 ) -> Memory:
     """What training needs at its peak.
 
@@ -106,10 +116,11 @@ def estimate(
         spec: Of the job.
         settings: All settings.
         largest: The largest forward pass; `padded` without it.
+        beside: What is taken beside it.
     """
     trained = sum(each.numel() for each in outline.parameters() if each.requires_grad)
     weights = _weights(outline, spec.tuning, settings)
-    layers = of_layers(outline, config, spec, settings, largest)
+    layers = of_layers(outline, config, spec, settings, largest, beside)
     kept = _activations(layers, settings)
     return Memory(
         weights=weights + _casts(trained, settings),
@@ -119,6 +130,8 @@ def estimate(
         logits=layers.loss,
         reference=weights if _keeps_a_reference(spec) else 0,
         exchange=between_processes(outline, settings),
+        judges=beside.judges,
+        answers=max(0, beside.answers - kept),
         runtime=RUNTIME + (0 if settings.device == "cuda" else round(_HOLES * kept)),
     )
 
@@ -129,11 +142,13 @@ def of_layers(
     spec: FineTuneJobSpec,
     settings: Settings,
     largest: Pass | None = None,
+    beside: Beside = NOTHING,
 ) -> LayerMemory:
     """What the layers and the loss keep in one forward pass; the arguments are those of `estimate`."""
     largest = largest or padded(spec, settings)
     found = activations.of_layers(outline, config, spec.tuning, settings, largest)
-    return replace(found, loss=_loss(outline, config, spec, settings, largest))
+    loss = _loss(outline, config, spec, settings, largest)
+    return replace(found, loss=loss + beside.reading)
 
 
 def padded(spec: FineTuneJobSpec, settings: Settings) -> Pass:
@@ -168,6 +183,8 @@ def _loss(
     if labelled or spec.method.type == "Reward":
         return int(hidden)
     on_gpu, half = settings.device == "cuda", width == WIDTHS["BFloat16"]
+    if spec.method.type == "Distillation":
+        return int(hidden + _divergence(largest.tokens, config, settings))
     if not largest.chunked:
         # Logits and their gradient as they are, and in float32 with log-probabilities between.
         return int(hidden + (12 + 2 * width) * largest.tokens * text.vocab_size)
@@ -176,7 +193,20 @@ def _loss(
     head = outline.get_output_embeddings()
     own = (6 if half else 4) * head.weight.numel() if head.weight.requires_grad else 0
     # Logits, log-probabilities, the gradient of the chunk before; in half precision, the product too.
-    return int(hidden + own + (14 if half else 12) * rows * text.vocab_size)
+    each = 14 if half else 12
+    # At a temperature, and with entropies.
+    each += 8 if spec.method.type in ONLINE else 0
+    return int(hidden + own + each * rows * text.vocab_size)
+
+
+def _divergence(tokens: int, config: ModelConfig, settings: Settings) -> int:
+    """Of TRL's `ChunkedDivergenceFunction`: a tile of logits of student and teacher each, in float32."""
+    tile = 4 * min(tokens, TOKEN_CHUNK_SIZE)
+    found = 2 * tile * VOCAB_CHUNK_SIZE
+    if settings.device == "cuda":
+        return found
+    # Without Triton, tiles are worked on as whole tensors.
+    return int(found + 6 * tile * min(VOCAB_CHUNK_SIZE, config.get_text_config().vocab_size))
 
 
 def _keeps_a_reference(spec: FineTuneJobSpec) -> bool:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from finetune_api.records import Report, parse_record, parse_report
 from finetune_api.v1alpha1.reasons import Reason
@@ -21,7 +22,10 @@ from support.jobs import manifest, spec
 from support.tiny_models import chats, tiny_model, write_jsonl
 
 LOCAL = {"resources.gpusPerNode": 0}
-GRPO = {"type": "GRPO", "grpo": {"rewards": [{"type": "Length", "targetTokens": 8}]}}
+GRPO: dict[str, Any] = {
+    "type": "GRPO",
+    "grpo": {"rewards": [{"type": "Length", "targetTokens": 8}]},
+}
 
 
 @pytest.fixture
@@ -182,26 +186,41 @@ def test_parts_of_a_model_are_planned_for_too(
     assert on_a_gpu(desk, monkeypatch, 2**30, spread)[0] == "Enabled"
 
 
-@pytest.mark.parametrize(
-    ("room", "changes", "words"),
-    [
-        (None, {}, "saves GPU memory"),
-        (2**31, {"method": GRPO}, "the answers that GRPO writes are not counted"),
-    ],
-)
-def test_every_layer_computes_again_where_no_plan_holds(
-    desk: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    room: int | None,
-    changes: dict[str, Any],
-    words: str,
+def test_every_layer_computes_again_where_no_room_is_known(
+    desk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "method" in changes:
-        prompts = [{"prompt": f"Thing {number}?"} for number in range(40)]
-        write_jsonl(desk.folder / "data" / "train.jsonl", prompts)
-    value, why, _ = on_a_gpu(desk, monkeypatch, room, changes)
-    assert value == "Enabled"
-    assert words in why
+    value, why, _ = on_a_gpu(desk, monkeypatch, None, {})
+    assert (value, why) == ("Enabled", "saves GPU memory")
+
+
+def test_answers_and_judges_are_planned_for(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [{"prompt": f"Thing {number}?"} for number in range(40)]
+    write_jsonl(desk.folder / "data" / "train.jsonl", prompts)
+    # Long answers, so that learning from them takes more than writing them.
+    group = {"generation": {"maxNewTokens": 400}, "answersPerPrompt": 2}
+    judged = {"rewards": GRPO["grpo"]["rewards"], **group}
+    found: dict[str, int] = {}
+    for name, more in {
+        "rules": {},
+        "model": {"rewardModel": f"file://{reward_model(desk.folder / 'reward')}"},
+    }.items():
+        method = {"type": "GRPO", "grpo": {**judged, **more}}
+        value, _, whole = on_a_gpu(desk, monkeypatch, 2**32, {"method": method})
+        assert value == "Disabled"
+        value, _, less = on_a_gpu(desk, monkeypatch, int(whole / 0.8) - 2, {"method": method})
+        assert (value, less < whole) == ("1 of 2 layers", True)
+        found[name] = whole
+    # Its weights, in bfloat16.
+    weights = load_file(desk.folder / "reward" / "model.safetensors").values()
+    assert found["model"] - found["rules"] == 2 * sum(each.numel() for each in weights)
+
+
+def reward_model(folder: Path) -> Path:
+    """Writes a model with one label."""
+    config = AutoConfig.from_pretrained(tiny_model(folder))
+    config.num_labels, config.pad_token_id = 1, 0
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    return folder
 
 
 def test_broken_rows_are_told_without_torch(desk: Any) -> None:

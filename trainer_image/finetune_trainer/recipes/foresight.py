@@ -61,12 +61,14 @@ def complete(recipe: Recipe, ready: Ready, room: int | None = None) -> Ready:
     largest = passes.foreseen(ready, outline)
     count = ready.settings.processes
     whole = replace(ready.settings, strategy=strategies.whole(count))
-    memory = estimate(outline, ready.config, ready.spec, whole, largest)
+    beside = passes.beside(ready, outline, largest)
+    memory = estimate(outline, ready.config, ready.spec, whole, largest, beside)
     strategy, told = strategies.choose(ready.spec, count, needed=memory.total, room=room)
     ready = replace(ready, settings=replace(ready.settings, strategy=strategy))
-    ready = sparing.decide(replace(ready, resolved=[*ready.resolved, *told]), outline, room)
+    ready = replace(ready, resolved=[*ready.resolved, *told])
+    ready = sparing.decide(ready, outline, room, beside)
     largest = passes.foreseen(ready, outline)
-    memory = estimate(outline, ready.config, ready.spec, ready.settings, largest)
+    memory = estimate(outline, ready.config, ready.spec, ready.settings, largest, beside)
     memory, host = memory.spread(strategy, count)
     found = {
         "trainable_parameters": trainable,

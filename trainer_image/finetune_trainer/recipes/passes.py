@@ -9,11 +9,22 @@ from heapq import nlargest
 from typing import Any
 
 from finetune_kernels import patch
+from finetune_trainer import heads, model, writing
 from finetune_trainer.activations import Pass
 from finetune_trainer.fast import answer_head, choice, recompute
-from finetune_trainer.foreign import Model
+from finetune_trainer.foreign import Model, ModelConfig
 from finetune_trainer.memory import PAIRED, padded
+from finetune_trainer.opening import config_of
 from finetune_trainer.recipes.recipe import Ready
+from finetune_trainer.tuning import virtual_tokens
+from finetune_trainer.writing import NOTHING, ONLINE, Answering, Beside
+
+_JUDGES = (
+    "method.ppo.rewardModel",
+    "method.grpo.rewardModel",
+    "method.rloo.rewardModel",
+    "method.distillation.teacher",
+)
 
 
 def foreseen(ready: Ready, outline: Model) -> Pass:
@@ -28,12 +39,69 @@ def foreseen(ready: Ready, outline: Model) -> Pass:
     if spec.model.task == "text-generation" and spec.method.type == "SFT":
         chunked = choice.against_loss(ready, outline) is None
         flat = chunked and choice.against_flat(ready, outline) is None
+    elif spec.method.type in ONLINE:
+        fitting = answer_head.fits(outline, ready.settings.max_length)
+        chunked = fitting.against_head is None and _reads_hidden_states(ready, outline)
+        flat = chunked and fitting.against_packing is None and spec.method.type != "Distillation"
+        return Pass(whole.tokens, chunked, flat, lora_blocks=_lora_blocks(ready, outline))
     elif spec.method.type in PAIRED and spec.method.type != "Reward":
         fitting = answer_head.fits(outline, ready.settings.max_length)
         chunked = fitting.against_head is None
         flat = chunked and fitting.against_packing is None
     tokens = _tokens(ready, whole.tokens) if flat else whole.tokens
     return Pass(tokens, chunked, flat, lora_blocks=_lora_blocks(ready, outline))
+
+
+def beside(ready: Ready, outline: Model, largest: Pass) -> Beside:
+    """What a method takes that writes answers while it trains; nothing for the others.
+
+    Args:
+        ready: The run, with its strategy.
+        outline: The model with its adapter, on the meta device.
+        largest: Of `foreseen`.
+    """
+    spec, settings, config = ready.spec, ready.settings, ready.config
+    if spec.method.type not in ONLINE:
+        return NOTHING
+    how = _answering(ready)
+    answers = writing.written(outline, config, settings, how)
+    answers = max(answers, writing.compared(config, settings, how))
+    judges = [_outlined(ready, path) for path in ready.context.models if path in _JUDGES]
+    read = [writing.read(*each, settings, largest.tokens) for each in judges]
+    reading = 0
+    if spec.method.type == "PPO":
+        # Its first pass is kept while the others and the reference are read.
+        reading = writing.read(outline, config, settings, largest.tokens)
+    elif spec.method.type == "Distillation":
+        reading = max(read)
+    weights = sum(writing.weights(each, settings) for each, _ in judges)
+    return Beside(weights, max([answers, *read]), reading)
+
+
+def _answering(ready: Ready) -> Answering:
+    spec, settings = ready.spec, ready.settings
+    block = getattr(spec.method, spec.method.type.lower())
+    answer, group = block.generation.max_new_tokens, getattr(block, "answers_per_prompt", 1)
+    virtual = virtual_tokens.count(spec.tuning)
+    return Answering(
+        answers=settings.batch_size * group // settings.processes,
+        group=group,
+        held_out=len(ready.data.evaluation or ()),
+        prompt=settings.max_length - answer + virtual,
+        answer=answer,
+    )
+
+
+def _outlined(ready: Ready, path: str) -> tuple[Model, ModelConfig]:
+    """A model that judges or teaches."""
+    head = heads.CAUSAL if path.endswith("teacher") else heads.SEQUENCE_CLASSIFICATION
+    config = config_of(ready.context.models[path], head)
+    return model.outline(config, head), config
+
+
+def _reads_hidden_states(ready: Ready, outline: Model) -> bool:
+    """Whether the head is read a few rows at a time."""
+    return ready.spec.method.type != "PPO" or answer_head.head_is_frozen(outline)
 
 
 def _tokens(ready: Ready, most: int) -> int:

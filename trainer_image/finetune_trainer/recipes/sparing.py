@@ -19,19 +19,19 @@ from finetune_trainer.recipes import passes
 from finetune_trainer.recipes.recipe import Ready
 from finetune_trainer.recomputation import USED, LayerMemory, Recomputation, plan
 from finetune_trainer.resolve import Settings
+from finetune_trainer.writing import NOTHING, Beside
 
 FIELD = "training.gradientCheckpointing"
-# What these write while they train, and the models that judge it, is not counted.
-_ONLINE = ("PPO", "GRPO", "RLOO", "Distillation")
 
 
-def decide(ready: Ready, outline: Model, gpu: int | None) -> Ready:
+def decide(ready: Ready, outline: Model, gpu: int | None, beside: Beside = NOTHING) -> Ready:
     """The run with its plan; as it was where there is nothing to decide.
 
     Args:
         ready: The run, with its strategy.
         outline: The model with its adapter, on the meta device.
         gpu: Bytes of a GPU, if that is known.
+        beside: What is taken beside passes of training.
     """
     spec, settings = ready.spec, ready.settings
     if spec.training.gradient_checkpointing == "Offload":
@@ -42,12 +42,15 @@ def decide(ready: Ready, outline: Model, gpu: int | None) -> Ready:
     if against := _against(ready, outline):
         return _told(ready, None, f"every layer: {against}")
     largest = passes.foreseen(ready, outline)
-    layers = of_layers(outline, ready.config, spec, settings, largest)
-    whole = estimate(outline, ready.config, spec, settings, largest)
+    layers = of_layers(outline, ready.config, spec, settings, largest, beside)
+    whole = estimate(outline, ready.config, spec, settings, largest, beside)
     whole, _ = whole.spread(settings.strategy, settings.processes)
     # The recomputing layers of FSDP and ZeRO keep their inputs where they are.
     offload = settings.device == "cuda" and not settings.strategy.parts
-    usable, rest = round(USED * room), whole.total - whole.activations - whole.logits
+    usable, rest = (
+        round(USED * room),
+        whole.total - whole.activations - whole.logits - whole.answers,
+    )
     planned = plan(layers, usable - rest, offload=offload)
     return _told(ready, planned, _why(layers, planned, usable, rest))
 
@@ -106,14 +109,10 @@ def _may_plan(ready: Ready) -> bool:
     spec, cpu = ready.spec, ready.settings.device == "cpu"
     if spec.training.gradient_checkpointing != AUTO or spec.tuning.type == "PrefixTuning":
         return False
-    # What a pod without a GPU may use is known, but not what answers and judges take of it.
-    return not cpu or (_of_the_pod(spec) is not None and spec.method.type not in _ONLINE)
+    return not cpu or _of_the_pod(spec) is not None
 
 
 def _against(ready: Ready, outline: Model) -> str | None:
-    method = ready.spec.method.type
-    if method in _ONLINE:
-        return f"the answers that {method} writes are not counted"
     if ready.context.run.micro_batch_divisor > 1:
         return "memory ran out in an earlier attempt"
     return recompute.why_not(outline)
