@@ -13,8 +13,10 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from finetune_kernels import patch
+from finetune_kernels.patching.forwards import decoder_layer_forward
 from support.kernel_truth import error
 
 SIZES = {
@@ -153,14 +155,41 @@ def test_the_compiler_sees_our_operations() -> None:
 def test_what_is_not_known_is_left_alone_and_named() -> None:
     left = patch(model_of("gemma"), "Triton").left
     assert left == {"GemmaRMSNorm": "not in the table of layers"}
-    partial = LlamaConfig(**SIZES)
-    partial.rope_parameters["partial_rotary_factor"] = 0.5
+    partial = LlamaConfig(**SIZES, partial_rotary_factor=0.5)
     model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES))
     for layer in model.model.layers:
         layer.self_attn.config = partial
     patched = patch(model, "Triton")
     assert "RoPE" not in patched.layers
     assert patched.left == {"LlamaAttention": "rotates a part of each head only"}
+
+
+def test_layers_give_what_their_class_gives() -> None:
+    layer = model_of("llama").model.layers[0]
+    layer.self_attn.config._attn_implementation = "eager"  # which gives its weights
+    states = torch.randn(1, 4, 32)
+    places = tuple(torch.randn(1, 4, 8) for _ in range(2))
+    inputs = {"position_embeddings": places, "attention_mask": None}
+    want = LlamaDecoderLayer.forward(layer, states, **inputs)
+    want = want[0] if isinstance(want, tuple) else want
+
+    class Before454(torch.nn.Module):
+        def forward(self, hidden_states, **arguments):
+            outputs = (hidden_states,)
+            return outputs  # noqa: RET504 - the name is what they are known by
+
+    class Before448(torch.nn.Module):
+        def forward(self, hidden_states, **arguments):
+            hidden_states, weights, present_key_value = self.self_attn(hidden_states)
+            return hidden_states, weights, present_key_value
+
+    forward = decoder_layer_forward(Before454)
+    (got,) = forward(layer, states, **inputs)
+    torch.testing.assert_close(got, want)
+    got, weights = forward(layer, states, **inputs, output_attentions=True)
+    torch.testing.assert_close(got, want)
+    assert weights.shape == (1, 4, 4, 4)
+    assert decoder_layer_forward(Before448) is None
 
 
 def test_a_module_that_somebody_patched_is_left_alone() -> None:

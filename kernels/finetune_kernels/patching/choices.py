@@ -18,7 +18,6 @@ from finetune_kernels.patching.forwards import (
     MLP_FORWARDS,
     decoder_layer_forward,
     layer_norm_forward,
-    returns_a_tensor,
     rms_norm_forward,
 )
 from finetune_kernels.patching.lora import is_adapted, why_not
@@ -135,9 +134,10 @@ def _layer(module: Foreign, kernels: Kernels) -> Choice:
         return None
     if not is_a(module.post_attention_layernorm, "rms_norm"):
         return Left(type(module).__name__, "its norm is not in the table")
-    if not returns_a_tensor(type(module)):
-        return Left(type(module).__name__, "returns a tuple in this version of transformers")
-    return Change(("AddRMSNorm",), decoder_layer_forward)
+    forward = decoder_layer_forward(type(module))
+    if forward is None:
+        return Left(type(module).__name__, "returns its cache too in this version of transformers")
+    return Change(("AddRMSNorm",), forward)
 
 
 _CHOICES: dict[str, Callable[[Foreign, Kernels], Choice]] = {

@@ -4,6 +4,7 @@ Their first argument is the module, whose own weights and submodules they use. C
 `patching.model`.
 """
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,7 @@ from finetune_kernels.ops.glu import gated
 from finetune_kernels.ops.layer_norm import layer_norm
 from finetune_kernels.ops.rms_norm import rms_norm
 from finetune_kernels.patching import Foreign
+from finetune_kernels.patching.rotary import plain_forward
 
 
 def rms_norm_forward(module: Foreign, hidden_states: Tensor) -> Tensor:
@@ -59,13 +61,41 @@ MLP_FORWARDS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def decoder_layer_forward(module: Foreign, hidden_states: Tensor, **arguments: Foreign) -> Tensor:
-    """A pre-norm layer whose first residual addition and second norm are one kernel."""
+def decoder_layer_forward(layer: type[nn.Module]) -> Callable[..., Foreign] | None:
+    """A pre-norm layer whose first residual addition and second norm are one kernel.
+
+    Returns:
+        A forward that gives what layers of this class give: hidden states, or a tuple of them and attention
+        weights, as before transformers 4.54. None where they give more, as before 4.48.
+    """
+    # What they return is not what they are annotated with in every version, but follows from their code.
+    names = plain_forward(layer).__code__.co_varnames
+    if "present_key_value" in names:
+        return None
+    return _layer_with_a_tuple if "outputs" in names else _layer
+
+
+def _layer(module: Foreign, hidden_states: Tensor, **arguments: Foreign) -> Tensor:
+    return _states_and_weights(module, hidden_states, arguments)[0]
+
+
+def _layer_with_a_tuple(
+    module: Foreign, hidden_states: Tensor, *positional: Foreign, **arguments: Foreign
+) -> tuple[Tensor, ...]:
+    if positional:  # as recomputed layers are called before transformers 4.53
+        names = inspect.signature(type(module).forward).parameters
+        arguments |= zip(list(names)[2:], positional, strict=False)
+    outputs = _states_and_weights(module, hidden_states, arguments)
+    return outputs if arguments.get("output_attentions") else outputs[:1]
+
+
+def _states_and_weights(
+    module: Foreign, hidden_states: Tensor, arguments: dict[str, Foreign]
+) -> tuple[Tensor, Tensor]:
     normalised = module.input_layernorm(hidden_states)
-    attended, _ = module.self_attn(hidden_states=normalised, **arguments)
+    attended, weights = module.self_attn(hidden_states=normalised, **arguments)
     normalised, total = _add_and_normalise(module.post_attention_layernorm, attended, hidden_states)
-    updated: Tensor = total + module.mlp(normalised)
-    return updated
+    return total + module.mlp(normalised), weights
 
 
 def _add_and_normalise(norm: Foreign, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,8 +104,3 @@ def _add_and_normalise(norm: Foreign, x: Tensor, residual: Tensor) -> tuple[Tens
         total = residual + x
         return norm(total), total
     return add_rms_norm(x, residual, norm.weight, norm.variance_epsilon)
-
-
-def returns_a_tensor(layer: type[nn.Module]) -> bool:
-    """Whether layers of this version of transformers return hidden states alone, and no tuple."""
-    return layer.forward.__annotations__.get("return") is Tensor
