@@ -10,6 +10,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_api.v1alpha1.reasons import Reason
+from finetune_trainer.recipes import group
 from support.fast_paths import fast_paths
 from support.taste import taste_model
 from support.tiny_models import pairs, tiny_model, write_jsonl
@@ -119,6 +120,8 @@ def test_grpo_of_all_weights_with_both_kinds_of_rewards(studio: Studio) -> None:
     assert 0 <= log[0]["zeroVarianceShare"] < 1
     told = {each.field: each.value for each in report.resolved}
     assert told["training.kernels.prompts"] == "read once"
+    # It is a frozen copy.
+    assert told["training.kernels.reference"] == "asked in a pass of its own"
     assert fast_paths(report) == ("fused", "none")
 
 
@@ -141,6 +144,27 @@ def test_a_pass_holds_a_group_and_learns_what_single_answers_teach(studio: Studi
     for large, single in zip(*logs, strict=True):
         assert large["loss"] == pytest.approx(single["loss"], abs=1e-5)
         assert large["gradientNorm"] == pytest.approx(single["gradientNorm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["GRPO", "RLOO"])
+def test_one_pass_for_policy_and_reference(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    block = {"rewardModel": studio.taste, "beta": 0.1, "answersPerPrompt": 4}
+    logs, told = [], []
+    for why in (None, "to see what it is without"):
+        if why:
+            monkeypatch.setattr(group, "against_one_pass", lambda *_, why=why: why)
+        report = studio.run(kind, block).report
+        assert report.outcome == "Complete", report.message
+        resolved = {each.field: each for each in report.resolved}
+        told.append(resolved["training.kernels.reference"])
+        logs.append([{n: v for n, v in e.items() if n[:6] != "tokens"} for e in studio.log()])
+        shutil.rmtree(studio.laptop.folder / "out")
+    assert told[0].value == "one pass for policy and reference"
+    assert told[1].why == "to see what it is without"
+    assert logs[0] == logs[1]
+    assert logs[0][1]["kl"] != 0
 
 
 def test_what_ppo_and_distillation_leave_alone_is_told(studio: Studio) -> None:

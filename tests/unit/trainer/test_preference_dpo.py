@@ -184,6 +184,19 @@ def test_the_reference_stays_where_the_policy_began(build: Any) -> None:
     assert list(trainer.model.peft_config) == ["default"]
 
 
+def test_one_pass_teaches_what_two_teach_to_the_bit(build: Any) -> None:
+    settings = replace(SETTINGS, learning_rate=0.05)
+    one = build(block("Sigmoid", "IPO", "SFT"), settings, precompute=False)
+    assert [each.value for each in one.told_in_steps()] == ["one pass for policy and reference"]
+    two = build(block("Sigmoid", "IPO", "SFT"), settings, precompute=False)
+    two.against_one_pass = "to see what it is without"
+    assert losses(one) == losses(two)
+    pairs_of = zip(one.model.named_parameters(), two.model.parameters(), strict=True)
+    assert all(torch.equal(mine, other) for (_, mine), other in pairs_of)
+    assert [each.why for each in two.told_in_steps()] == ["to see what it is without"]
+    assert build(block("Sigmoid")).told_in_steps() == []
+
+
 def test_only_rows_that_training_comes_to_are_asked_about(build: Any) -> None:
     settings = replace(SETTINGS, total_steps=2, learning_rate=0.05)
     in_each_step = losses(build(block("Sigmoid"), settings, precompute=False))
@@ -213,7 +226,9 @@ def test_full_tuning_has_a_frozen_reference(build: Any, model_folder: Path) -> N
 
     other = AutoModelForCausalLM.from_pretrained(model_folder).requires_grad_(False).eval()
     add_fused_lm_head(other)
-    kept = losses(build(block("Sigmoid"), tuning=None, other=other, precompute=False))
+    trainer = build(block("Sigmoid"), tuning=None, other=other, precompute=False)
+    assert trainer.told_in_steps()[0].why == "the reference is another model"
+    kept = losses(trainer)
     once = losses(build(block("Sigmoid"), tuning=None))
     assert kept == pytest.approx(once, abs=1e-5)
     assert once[0] == pytest.approx(LN2, abs=1e-5)

@@ -3,9 +3,11 @@
 Put on one model, over TRL's fused head, by the trainers of preferences and by the online methods. TRL's
 head projects every position to the vocabulary on a CPU, and rows keep their padding; here only positions
 with a label are projected, in `finetune_kernels`, and rows that begin alike share their beginning where
-the model's layers allow it. What does not fit stays TRL's: `install` tells what, and why.
+the model's layers allow it. What does not fit stays TRL's: `install` tells what, and why. Asked with
+`reference=True`, the model says in the same pass what it says without its adapter (`reference_lane`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +18,8 @@ from trl.trainer.utils import FusedCausalLMOutput
 from finetune_kernels.ops.frozen_head import TokenFigures, frozen_log_probs
 from finetune_kernels.ops.linear_log_probs import linear_log_probs
 from finetune_trainer.data.rows import IGNORED
-from finetune_trainer.fast import head, prefix_attention, prefixes
-from finetune_trainer.fast.prefixes import Families, Packed
+from finetune_trainer.fast import head, prefix_attention, prefixes, reference_lane
+from finetune_trainer.fast.prefixes import Packed
 from finetune_trainer.fast.told import Fitted
 from finetune_trainer.foreign import Foreign, Model
 
@@ -26,6 +28,9 @@ _SCALES = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_sca
 
 _NAMES = ("input_ids", "attention_mask", "labels")
 
+Walk = Callable[[Model, dict[str, Foreign]], tuple[Tensor, ...]]
+"""Runs a backbone; gives its last hidden states, and those of the reference where they are asked for."""
+
 
 @dataclass
 class Answers(FusedCausalLMOutput):
@@ -33,9 +38,11 @@ class Answers(FusedCausalLMOutput):
 
     Attributes:
         states: The hidden states that predict a label, shape (labels, width), if they were asked for.
+        reference: As `log_probs`, of the model without its adapter, if they were asked for.
     """
 
     states: Tensor | None = None
+    reference: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,16 @@ def fits(model: Model, longest: int) -> Fitted:
     return Fitted(against_packing=prefix_attention.why_not(inner, longest))
 
 
+def against_one_pass(model: Model, fitted: Fitted) -> str | None:
+    """Why the model cannot be asked with `reference=True`; None if it can be.
+
+    Args:
+        model: The policy, before it is wrapped for several processes.
+        fitted: What `install` said of it.
+    """
+    return fitted.against_head or reference_lane.why_not(model)
+
+
 def head_is_frozen(model: Model) -> bool:
     """Whether no gradient of the output layer is wanted."""
     layer = head.base_of(model).get_output_embeddings()
@@ -102,35 +119,46 @@ def _head_why_not(model: Model, inner: Model) -> str | None:
 
 
 def _patch(model: Model, temperature: float, *, shared: bool, entropies: bool) -> None:
-    def run(self: Model, fused_lm_head: bool, *, states: bool = False, **named: Foreign) -> Foreign:
+    def run(
+        self: Model,
+        fused_lm_head: bool,
+        *,
+        states: bool = False,
+        reference: bool = False,
+        **named: Foreign,
+    ) -> Foreign:
         if not fused_lm_head or named.get("output_router_logits"):
             return before(fused_lm_head=fused_lm_head, **named)
-        ids, mask, labels = (named[name] for name in _NAMES)
-        wanted = labels[:, 1:] != IGNORED
-        if shared:
-            families = prefixes.by_prompt(ids, mask, labels != IGNORED)
-            hidden = _wanted_states(self, ids, mask, wanted, families)
-        else:
-            hidden = _states(self, named)[:, :-1][wanted]
-        figures = _figures(self, hidden, labels[:, 1:][wanted], temperature, entropies)
-        return _output(figures, wanted, hidden if states else None)
+        labels = named["labels"]
+        wanted, walk = labels[:, 1:] != IGNORED, reference_lane.walk if reference else _policy
+        hidden, *beside = _wanted_states(self, named, wanted, walk, shared=shared)
+        asked = labels[:, 1:][wanted]
+        figures = _figures(self, hidden, asked, temperature, entropies)
+        found = _output(figures, wanted, hidden if states else None)
+        for lane in beside:
+            with torch.no_grad():
+                logs = _figures(self, lane, asked, temperature, entropies=False).log_probs
+            found.reference = _spread(logs, wanted)
+        return found
 
     before = head.take_over(model, "fused_lm_head", run)
 
 
-def _states(model: Model, named: dict[str, Foreign]) -> Tensor:
-    """The last hidden states of padded rows, shape (rows, tokens, width)."""
-    given = {name: value for name, value in named.items() if name != "labels"}
-    states: Tensor = model.base_model(**(given | {"use_cache": False})).last_hidden_state
-    return states
+def _policy(model: Model, given: dict[str, Foreign]) -> tuple[Tensor]:
+    return (model.base_model(**given).last_hidden_state,)
 
 
 def _wanted_states(
-    model: Model, ids: Tensor, mask: Tensor, wanted: Tensor, families: Families
-) -> Tensor:
-    """The states that predict a label, shape (labels, width), from one long row."""
-    packed = prefixes.pack(ids, mask, families)
-    return packed_states(model, packed).index_select(0, packed.places[:, :-1][wanted])
+    model: Model, named: dict[str, Foreign], wanted: Tensor, walk: Walk, *, shared: bool
+) -> list[Tensor]:
+    """The states that predict a label, of shape (labels, width), of each that `walk` gives."""
+    if not shared:
+        given = {name: value for name, value in named.items() if name != "labels"}
+        return [each[:, :-1][wanted] for each in walk(model, given | {"use_cache": False})]
+    ids, mask, labels = (named[name] for name in _NAMES)
+    packed = prefixes.pack(ids, mask, prefixes.by_prompt(ids, mask, labels != IGNORED))
+    places = packed.places[:, :-1][wanted]
+    return [each.index_select(0, places) for each in _through(model, packed, walk)]
 
 
 def packed_states(model: Model, packed: Packed) -> Tensor:
@@ -143,17 +171,22 @@ def packed_states(model: Model, packed: Packed) -> Tensor:
     Raises:
         RuntimeError: A layer has not asked how the row is divided.
     """
-    states: Tensor = model.base_model(
-        input_ids=packed.ids,
-        position_ids=packed.positions,
+    return _through(model, packed, _policy)[0]
+
+
+def _through(model: Model, packed: Packed, walk: Walk) -> list[Tensor]:
+    given = {
+        "input_ids": packed.ids,
+        "position_ids": packed.positions,
         # A mask of four dimensions is taken as it is; the layout says what it does not.
-        attention_mask=packed.ids.new_ones(1, 1, 1, 1, dtype=torch.bool),
-        use_cache=False,
-        layout=packed.layout,
-    ).last_hidden_state
+        "attention_mask": packed.ids.new_ones(1, 1, 1, 1, dtype=torch.bool),
+        "use_cache": False,
+        "layout": packed.layout,
+    }
+    found = walk(model, given)
     if packed.layout.layers != model.config.num_hidden_layers:
         raise RuntimeError("a layer did not ask for the layout of its rows: it saw other answers")
-    return states[0]
+    return [each[0] for each in found]
 
 
 def _figures(

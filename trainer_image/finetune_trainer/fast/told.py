@@ -1,4 +1,4 @@
-"""What `status.resolved` says of loss, padding and prompts: which fast path runs, or why it was left alone.
+"""What `status.resolved` says of loss, padding, prompts and reference: which fast path runs, or why not.
 
 Used by `fast.choice` for SFT, which decides before its trainer is built, and by all other recipes once
 theirs is there. The kernels of the layers are told by `fast.kernels`.
@@ -10,7 +10,9 @@ from finetune_api.v1alpha1.status import Resolved
 
 LOSS, PADDING = "training.kernels.loss", "training.kernels.padding"
 PROMPTS = "training.kernels.prompts"
+REFERENCE = "training.kernels.reference"
 _FUSED = "log-probabilities of answer tokens alone; no logits are kept"
+_BESIDE = "each layer runs for both before the next one does; the numbers are those of two passes"
 _ONE_ROW = "rows stand one after the other; what several of them begin with is computed once"
 
 
@@ -50,6 +52,12 @@ def prompts(against: str | None) -> Resolved:
     value = "read for each answer" if against else "read once"
     why = against or "its cache is handed to all answers to it"
     return Resolved(field=PROMPTS, value=value, why=why)
+
+
+def reference(against: str | None) -> Resolved:
+    """How a reference is asked in each step; `against` is what is against one pass."""
+    value = "asked in a pass of its own" if against else "one pass for policy and reference"
+    return Resolved(field=REFERENCE, value=value, why=against or _BESIDE)
 
 
 def scores(against: str | None) -> list[Resolved]:

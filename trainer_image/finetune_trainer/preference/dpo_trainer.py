@@ -73,6 +73,7 @@ class ReferencedPairs(RemembersReference, Resumable, WholeStep, MeansOverRows, D
         if not precompute:
             first = next(chunks(self.train_dataset, settings.micro_batch_size))
             self.reference.require_switch(self.batch(first))
+            self.against_one_pass = self.reference.against_one_pass(self.fitted)
 
     def _prepare_dataset(self, dataset: Dataset, *_: Foreign) -> Dataset:
         return dataset
@@ -93,11 +94,8 @@ class ReferencedPairs(RemembersReference, Resumable, WholeStep, MeansOverRows, D
 
     def compute_loss(self, model: Model, inputs: Batch, *_: Foreign, **__: Foreign) -> torch.Tensor:
         """The share of one forward pass in the loss of its step."""
-        recorder, share = Recorder(model), self.share(inputs)
-        if self.reference is not None:
-            columns = _columns(self.reference.in_training(inputs))
-            # Of the same kind: a void batch stays one.
-            inputs = type(inputs)({**inputs, **columns})
+        inputs, asked = self._with_columns(model, inputs)
+        recorder, share = Recorder(asked), self.share(inputs)
         loss = super().compute_loss(recorder, inputs) * share.rows
         self._note(inputs, recorder.outputs)
         if self._likelihood:
@@ -108,6 +106,17 @@ class ReferencedPairs(RemembersReference, Resumable, WholeStep, MeansOverRows, D
                 self.first_likelihood[1] += counted * self.size(inputs).tokens
             loss = loss + self._likelihood * share.tokens * self._surprise(inputs, recorder.outputs)
         return loss
+
+    def _with_columns(self, model: Model, inputs: Batch) -> tuple[Batch, Foreign]:
+        """The batch with what the reference says of it, and what the loss is to ask about the policy."""
+        if self.reference is None:
+            return inputs, model
+        # A batch of the same kind: a void one stays one.
+        kind = type(inputs)
+        if self.against_one_pass is not None:
+            return kind({**inputs, **_columns(self.reference.in_training(inputs))}), model
+        outputs, sums = self.reference.together(model, inputs)
+        return kind({**inputs, **_columns(sums)}), lambda **_: outputs
 
     @torch.no_grad()
     def pair_figures(self, batch: Batch) -> PairFigures:

@@ -82,6 +82,7 @@ class JudgedAnswers(RemembersReference, AnswerTrainer):
         if not precompute:
             first = next(chunks(self.train_dataset, self._settings.micro_batch_size))
             self.reference.require_switch(self.batch(first))
+            self.against_one_pass = self.reference.against_one_pass(self.fitted)
 
     def size(self, batch: Batch) -> Size:
         """Judged answers."""
@@ -100,7 +101,7 @@ class JudgedAnswers(RemembersReference, AnswerTrainer):
         if self.state.global_step == 0 and not isinstance(inputs, Void):
             self.desirable += int(good.sum())
             self.undesirable += int((~good).sum())
-        ratios = self._sums(model, inputs) - self._of_reference(inputs, OWN)
+        ratios = self._ratios(model, inputs, OWN)
         self.count(inputs)
         self._note(inputs, ratios, good)
         return self.losses(ratios, good, self._divergence).mean() * self.share(inputs).rows
@@ -152,13 +153,18 @@ class JudgedAnswers(RemembersReference, AnswerTrainer):
 
     @torch.no_grad()
     def _strange(self, batch: Batch) -> torch.Tensor:
-        pairs = strange(batch)
-        return self._sums(self.model, pairs) - self._of_reference(batch, STRANGE)
+        return self._ratios(self.model, batch, STRANGE)
 
-    def _of_reference(self, batch: Batch, column: str) -> torch.Tensor:
+    def _ratios(self, model: Model, batch: Batch, column: str) -> torch.Tensor:
+        """Log-ratios of the answers whose column this is."""
+        rows = batch if column == OWN else strange(batch)
         if column in batch or self.reference is None:
-            return batch[column]
-        return self.reference.in_training(batch if column == OWN else strange(batch))
+            return self._sums(model, rows) - batch[column]
+        if self.against_one_pass is None:
+            outputs, sums = self.reference.together(model, rows)
+            ratios: torch.Tensor = outputs.log_probs.float().sum(1) - sums
+            return ratios
+        return self._sums(model, rows) - self.reference.in_training(rows)
 
     def _sums(self, model: Model, batch: Batch) -> torch.Tensor:
         sums: torch.Tensor = forward(model, batch, self._settings).log_probs.float().sum(1)

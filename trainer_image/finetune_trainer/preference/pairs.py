@@ -75,7 +75,11 @@ def answer_labels(batch: Batch) -> torch.Tensor:
 
 
 def forward(
-    model: Model, batch: Batch, settings: Settings, labels: torch.Tensor | None = None
+    model: Model,
+    batch: Batch,
+    settings: Settings,
+    labels: torch.Tensor | None = None,
+    **asked: bool,
 ) -> Foreign:
     """Log-probabilities of answer tokens, by the fused head that TRL gives a model.
 
@@ -84,6 +88,7 @@ def forward(
         batch: Ids with masks, of shape (sequences, tokens).
         settings: For the precision.
         labels: The ids of other tokens than the answers', -100 elsewhere.
+        asked: What else `answer_head` is to give, if the model has it: `reference`.
 
     Returns:
         TRL's `FusedCausalLMOutput`; its `log_probs` are of shape (sequences, tokens - 1), with zeros
@@ -95,6 +100,7 @@ def forward(
             attention_mask=batch["attention_mask"],
             labels=answer_labels(batch) if labels is None else labels,
             fused_lm_head=True,
+            **asked,
         )
 
 

@@ -21,7 +21,7 @@ from finetune_trainer.batches import Batch
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.fast import answer_head
 from finetune_trainer.fast.told import Fitted
-from finetune_trainer.foreign import Model, ModelConfig
+from finetune_trainer.foreign import Foreign, Model, ModelConfig
 from finetune_trainer.preference.pairs import ROUNDING, forward
 from finetune_trainer.recipes.recipe import Ready
 from finetune_trainer.resolve import Settings
@@ -67,6 +67,26 @@ class Reference:
             return self._sums(self.other, batch)
         with as_before_training(self.policy):
             return self._sums(self.policy, batch)
+
+    def against_one_pass(self, fitted: Fitted) -> str | None:
+        """Why `together` takes two passes; None if it takes one.
+
+        Args:
+            fitted: The fast paths of the policy.
+        """
+        if self.other is not None:
+            return "the reference is another model"
+        return answer_head.against_one_pass(self.policy, fitted)
+
+    def together(self, model: Model, batch: Batch) -> tuple[Foreign, torch.Tensor]:
+        """The outputs of the policy, and `in_training`, in one pass.
+
+        Args:
+            model: The policy as it is called in training, for which `against_one_pass` knows nothing.
+            batch: Ids with masks, of shape (sequences, tokens).
+        """
+        outputs = forward(model, batch, self.settings, reference=True)
+        return outputs, outputs.reference.float().sum(1)
 
     def require_switch(self, batch: Batch) -> None:
         """See that the policy without its adapter is the policy before training.

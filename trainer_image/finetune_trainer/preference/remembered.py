@@ -17,6 +17,7 @@ from datasets import Dataset
 
 from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer import processes
+from finetune_trainer.fast import told
 from finetune_trainer.foreign import Foreign
 from finetune_trainer.preference.reference import Reference
 from finetune_trainer.resolve import Settings
@@ -64,11 +65,13 @@ class RemembersReference:
     Attributes:
         reference_columns: Names of what the reference says of a row.
         reference: Asked in each step; None once everything is remembered.
+        against_one_pass: Why it is asked in passes of its own; None if with the policy.
     """
 
     reference_columns: tuple[str, ...]
     train_dataset: Foreign
     reference: Reference | None = None
+    against_one_pass: str | None = None
     _settings: Settings
     _precompute = False
     _kept: Columns | None = None
@@ -76,6 +79,10 @@ class RemembersReference:
     def ask(self, reference: Reference, rows: list[dict[str, Any]]) -> Columns:
         """What the reference says of rows, by column, while the policy is untrained."""
         raise NotImplementedError
+
+    def told_in_steps(self) -> list[Resolved]:
+        """How the reference is asked in each step; nothing if it is asked once."""
+        return [] if self._precompute else [told.reference(self.against_one_pass)]
 
     def remember(self, checkpoint: str | Path | None) -> Remembered | None:
         """Ask about the rows of training, unless that is done or not wanted; all processes must call this.

@@ -80,8 +80,8 @@ class DPO(PairRecipe):
         return trainer
 
     def fast_paths(self, ready: Ready, trainer: Foreign) -> list[Resolved]:
-        """What became of the log-probabilities of answers."""
-        return answers(trainer.fitted, trainer.fitted_reference)
+        """What became of the log-probabilities of answers, and of the reference."""
+        return [*answers(trainer.fitted, trainer.fitted_reference), *trainer.told_in_steps()]
 
     def before_training(self, trainer: Foreign, checkpoint: Path | None) -> list[Resolved]:
         """Ask the reference about the rows."""

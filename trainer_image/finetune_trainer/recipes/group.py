@@ -25,6 +25,7 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.fast import answer_head, groups, shared_prefill, told
 from finetune_trainer.fast.told import Fitted
 from finetune_trainer.foreign import Foreign, Model
+from finetune_trainer.recipes.group_reference import InOnePass, against_one_pass
 from finetune_trainer.recipes.online import Online, judge, verifiable
 from finetune_trainer.recipes.prompts import OurPrompts
 from finetune_trainer.recipes.recipe import Ready
@@ -50,7 +51,7 @@ FIGURES = {
 TOO_MANY_EQUAL = 0.8
 
 
-class GroupTrainer(OurPrompts):
+class GroupTrainer(InOnePass, OurPrompts):
     """Overrides of TRL's group trainers.
 
     Attributes:
@@ -58,6 +59,7 @@ class GroupTrainer(OurPrompts):
         reference: The reference policy, or None where nothing is compared with it.
         fitted: The fast paths of the model.
         fitted_reference: Those of the reference, if that is a copy.
+        against_one_pass: Why the reference is asked in passes of its own; None if with the policy.
         equal_steps: Steps in which no group had answers of different rewards.
     """
 
@@ -89,6 +91,15 @@ class GroupTrainer(OurPrompts):
         if beta and reference and reference.copy is not None:
             self.ref_model = _with_log_probabilities(reference.copy, arguments["args"])
             self.fitted_reference = fit(self.ref_model)
+        self.against_one_pass: str | None = None
+        if beta and reference:
+            self.against_one_pass = against_one_pass(
+                self.model,  # type: ignore[attr-defined]
+                reference,
+                self.fitted,
+                self.num_iterations,  # type: ignore[attr-defined]
+            )
+            self.in_one_pass = self.against_one_pass is None
 
     def _prepare_inputs(self, generation_batch: Foreign) -> Foreign:
         """The answers of a pass; TRL draws by lot which they are, and here a pass has those to one prompt."""
@@ -196,9 +207,12 @@ class Group(Online):
         )
 
     def fast_paths(self, ready: Ready, trainer: Foreign) -> list[Resolved]:
-        """What became of prompts, and of the log-probabilities of answers."""
+        """What became of prompts, of the log-probabilities of answers, and of the reference."""
         fitted = told.answers(trainer.fitted, trainer.fitted_reference)
-        return [*fitted, told.prompts(shared_prefill.why_not(trainer.model))]
+        prompts = told.prompts(shared_prefill.why_not(trainer.model))
+        if not (trainer.beta and trainer.reference):
+            return [*fitted, prompts]
+        return [*fitted, prompts, told.reference(trainer.against_one_pass)]
 
     def measure(self, ready: Ready, trainer: Foreign) -> Measures:
         """Mean reward of greedy answers to the held-out prompts, and how far they are from the reference."""

@@ -11,6 +11,7 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Foreign
 from finetune_trainer.online_arguments import grpo_arguments
 from finetune_trainer.recipes.group import Group, GroupTrainer
+from finetune_trainer.recipes.group_reference import AskedInTheLoss
 from finetune_trainer.recipes.recipe import Ready
 from finetune_trainer.sanity import KnownAnswer
 
@@ -18,7 +19,7 @@ from finetune_trainer.sanity import KnownAnswer
 _ZERO = 1e-3
 
 
-class Trainer(GroupTrainer, GRPOTrainer):
+class Trainer(AskedInTheLoss, GroupTrainer, GRPOTrainer):
     """TRL's trainer with our prompts and rewards."""
 
     def _generate_single_turn(self, *arguments: Foreign, **named: Foreign) -> Foreign:

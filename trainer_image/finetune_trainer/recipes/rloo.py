@@ -13,6 +13,7 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.online_arguments import rloo_arguments
 from finetune_trainer.recipes.group import Group, GroupTrainer
+from finetune_trainer.recipes.group_reference import AskedBesideRewards
 from finetune_trainer.recipes.recipe import Ready
 from finetune_trainer.sanity import KnownAnswer
 
@@ -20,7 +21,7 @@ from finetune_trainer.sanity import KnownAnswer
 _ZERO = 1e-3
 
 
-class Trainer(GroupTrainer, RLOOTrainer):
+class Trainer(AskedBesideRewards, GroupTrainer, RLOOTrainer):
     """TRL's trainer with our prompts and rewards."""
 
     def __init__(self, *, model: Model, **arguments: Foreign) -> None:
