@@ -21,7 +21,7 @@ from finetune_api.v1alpha1.model import Task
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer import inputs, launch, libraries, processes, recipes
 from finetune_trainer.context import Context
-from finetune_trainer.data.load import Examples, load
+from finetune_trainer.data.load import Examples, load_once
 from finetune_trainer.data.store import TokenStore
 from finetune_trainer.environment import Environment
 from finetune_trainer.foreign import Foreign
@@ -151,7 +151,8 @@ class _Start:
     def examples(self, found: inputs.Inputs) -> Examples:
         """The data, fetched, read and checked."""
         fetch = partial(inputs.fetch_data, found, self._scratch / "data")
-        return load(self._run.spec, *self._once("data", inputs.FetchedData, fetch))
+        files = self._once("data", inputs.FetchedData, fetch)
+        return load_once(self._gang, self._run.spec, *files)
 
     def context(
         self, found: inputs.Inputs, wanted: Mapping[str, FoundModel], examples: Examples

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from finetune_api.v1alpha1 import FineTuneJobSpec
 from finetune_api.v1alpha1.data import Data
 from finetune_trainer.batches import dataset, packed_dataset
 from finetune_trainer.data.contract.draw_up import Subject, draw_up
+from finetune_trainer.data.files import DataFile
 from finetune_trainer.data.formats import to_examples
 from finetune_trainer.data.given import Given
-from finetune_trainer.data.load import Examples
+from finetune_trainer.data.load import Examples, load_once
 from finetune_trainer.data.mapped import MappedRows, longest_first
 from finetune_trainer.data.packing import pack
 from finetune_trainer.data.prepare import (
@@ -42,9 +44,10 @@ from finetune_trainer.resume.identity import digest
 from finetune_trainer.rewards.build import NamedReward
 from finetune_trainer.rewards.functions import ExactMatch
 from finetune_trainer.supervised.collators import class_dataset
+from support.jobs import spec
 from support.label_data import classes, tags
 from support.preference_data import judgements, preferences
-from support.tiny_models import pairs, tiny_tokenizer, tokenizer_for
+from support.tiny_models import pairs, tiny_tokenizer, tokenizer_for, write_jsonl
 
 TASKS: dict[str, Any] = {
     "Labelled": "text-classification", "Tagged": "token-classification", "Text": "fill-mask",
@@ -55,8 +58,8 @@ LOOSE = {"limits": {"maxSkipped": 0.9, "maxTruncated": 1.0}}
 class Counting:
     """A tokenizer that counts the texts that it is given in lists."""
 
-    def __init__(self) -> None:
-        self.inner, self.texts = tiny_tokenizer(), 0
+    def __init__(self, inner: Any = None) -> None:
+        self.inner, self.texts = inner or tiny_tokenizer(), 0
 
     def __call__(self, texts: Any, *arguments: Any, **named: Any) -> Any:
         self.texts += len(texts) if isinstance(texts, list) else 0
@@ -159,7 +162,7 @@ def test_rows_of_every_kind_are_kept(tmp_path: Path, kind: str, data: dict[str, 
 def test_columns_that_json_does_not_know_say_the_same(tmp_path: Path) -> None:
     columns = {"prompt": "a", "day": date(2026, 1, 2), "price": Decimal("1.50"), "raw": [b"x"]}
     rows = [PromptRow([1, 2], columns, "t.parquet row 1")]
-    kept = TokenStore(tmp_path).rows("train", PromptRow, "key", lambda: rows)
+    kept = TokenStore(tmp_path).rows("train", PromptRow, lambda: "key", lambda: rows)
     texts = [json.dumps(each.columns, default=str, sort_keys=True) for each in (*rows, *kept)]
     assert texts[0] == texts[1]
     reward = NamedReward("ExactMatch", 1.0, "day", ExactMatch())
@@ -218,24 +221,59 @@ def test_other_rows_settings_or_tokens_make_it_anew(tmp_path: Path) -> None:
     assert counted(one_row_less) == 0
 
 
+PROMPTS = {"method": {"type": "GRPO", "grpo": {"rewards": [{"type": "Regex", "pattern": "a"}]}}}
+CLASSES = {"model.task": "text-classification"}
+JOBS: dict[str, tuple[Callable[[Given], Any], dict[str, Any], list[dict[str, Any]], str]] = {
+    "tokens": (token_rows, {}, pairs(40), "llama"),
+    "classes": (class_rows, CLASSES, classes(40), "bert"),
+    "prompts": (prompt_rows, PROMPTS, [{"prompt": row["prompt"]} for row in pairs(40)], "llama"),
+}
+
+
+def _prepared(job: str, folder: Path, *, rank: int) -> tuple[Any, int]:
+    """What one process makes of two weighted sources, and how many texts it has tokenized."""
+    prepare, changes, rows, family = JOBS[job]
+    weights = [{"source": f"s3://b/{name}.jsonl", "weight": 1 + name} for name in (0, 1)]
+    wanted = {"data": {"train": weights, "maxLength": 20, "limits": {"maxSkipped": 1.0}}}
+    job_spec = FineTuneJobSpec.model_validate(spec(wanted | changes))
+    files = []
+    for index in (0, 1):
+        path = folder / f"{job}-{index}-of-process-{rank}.jsonl"
+        if rank == 0:
+            write_jsonl(path, rows[index::2])
+        files.append(DataFile(path, f"{index}.jsonl", index))
+    gang = folder / job
+    examples = load_once(gang, job_spec, files, [])
+    tokenizer = Counting(tokenizer_for(family))
+    store = TokenStore(folder / f"{job}-tokens", gang)
+    found = prepare(Given(examples, job_spec.data, tokenizer, 512, 1, 400, 4, store))
+    return found, tokenizer.texts
+
+
 def _process(rank: int, folder: Path) -> None:
     os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"})
-    tokenizer = Counting()
-    found = token_rows(given(TokenStore(folder / "tokens", folder / "gang"), tokenizer))
-    told = f"{tokenizer.texts} {len(found.train)} {found.train[-1].origin}"
-    (folder / f"told-{rank}").write_text(told)
+    for job in JOBS:
+        found, texts = _prepared(job, folder, rank=rank)
+        told = replace(found, train=list(found.train), evaluation=list(found.evaluation))
+        (folder / f"{job}-{rank}").write_text(f"{texts} {told!r}")
 
 
-def test_two_processes_tokenize_once(tmp_path: Path) -> None:
-    (tmp_path / "gang").mkdir()
+def test_the_other_processes_neither_read_nor_tokenize(tmp_path: Path) -> None:
+    """The files of the second process are not there at all."""
+    for job in JOBS:
+        (tmp_path / job).mkdir()
     context = multiprocessing.get_context("fork")
     both = [context.Process(target=_process, args=(rank, tmp_path)) for rank in (1, 0)]
     for each in both:
         each.start()
     for each in both:
         each.join(60)
-    assert (tmp_path / "told-0").read_text() == "40 40 t.jsonl:39"
-    assert (tmp_path / "told-1").read_text() == "0 40 t.jsonl:39"
+    for job in JOBS:
+        told = [(tmp_path / f"{job}-{rank}").read_text().split(" ", 1) for rank in (0, 1)]
+        assert [each[0] for each in told] == ["40", "0"]
+        assert told[0][1] == told[1][1]
+        alone, _ = _prepared(job, tmp_path, rank=0)
+        assert repr(replace(alone, train=list(alone.train), evaluation=[])) == told[0][1]
 
 
 def anonymous_memory() -> int:
@@ -253,7 +291,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
             yield TokenRow(ids, ids, f"t.jsonl:{number}")
 
     before = anonymous_memory()
-    kept = TokenStore(tmp_path).rows("train", TokenRow, "key", rows)
+    kept = TokenStore(tmp_path).rows("train", TokenRow, lambda: "key", rows)
     chosen = kept.at(range(count - 1, 0, -1))
     assert sum(row.length for row in chosen) == (count - 1) * tokens
     trained = dataset(chosen)

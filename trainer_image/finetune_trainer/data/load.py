@@ -4,13 +4,17 @@
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from finetune_api.meta import AUTO
 from finetune_api.v1alpha1.data import Data, DataFormat, accepted_formats
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
+from finetune_trainer import processes
 from finetune_trainer.data.columns import rename
 from finetune_trainer.data.examples import Example
 from finetune_trainer.data.files import DataFile
@@ -26,7 +30,7 @@ class Examples:
     """All examples of a job.
 
     Attributes:
-        train: Training examples, source after source.
+        train: Training examples, source after source; none where another process of the pod has them.
         evaluation: Examples of the evaluation sources; empty without such sources.
         data_format: Their format.
         loss: On which tokens: `Completions`, `Assistant` or `All`.
@@ -79,6 +83,37 @@ def load(
         sources,
         _stream(spec, train, data_format),
     )
+
+
+def load_once(
+    gang: Path | None,
+    spec: FineTuneJobSpec,
+    train: Sequence[DataFile],
+    evaluation: Sequence[DataFile],
+) -> Examples:
+    """The same, read by the first process of a pod: the others are told all but the examples.
+
+    They need none, since token rows are made by the first one too. Of a stream, each reads its own.
+
+    Args:
+        gang: Folder by which the processes of the pod tell each other; None if there is one.
+        spec: Of the job.
+        train: Its training files.
+        evaluation: Its evaluation files.
+
+    Raises:
+        TrainerError: A reason of the data, naming file and line, in the first process.
+    """
+    if spec.data.streaming:
+        return load(spec, train, evaluation)
+    read: list[Examples] = []
+
+    def told() -> Examples:
+        read.append(load(spec, train, evaluation))
+        return replace(read[0], train=[], evaluation=[])
+
+    found = processes.once_a_pod(gang, "examples", TypeAdapter(Examples), told)
+    return read[0] if read else found
 
 
 def _stream(

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -29,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound="Measured")
 D = TypeVar("D", bound=DataRow)
+V = TypeVar("V")
 
 _FORMAT = 1
 """Grows with each change of what a row of the same example holds."""
@@ -48,21 +48,30 @@ class TokenStore:
     gang: Path | None = None
 
     def rows(
-        self, name: str, kind: type[R], key: str, make: Callable[[], Iterable[R]]
+        self, name: str, kind: type[R], key: Callable[[], str], make: Callable[[], Iterable[R]]
     ) -> "MappedRows[R]":
         """The rows of a file, made by the first process of the pod if they are not there.
+
+        In the others, `key` and `make` are not called.
 
         Args:
             name: Of the file; the same in every process, and used once in a run.
             kind: Of the rows.
-            key: What they are made of: another key, other rows.
+            key: Tells what they are made of: another key, other rows.
             make: Makes them; only a few are held at a time.
         """
         from finetune_trainer.data.mapped import MappedRows
 
-        made = partial(self._made, name, kind, key, make)
-        path = processes.once_a_pod(self.gang, f"rows-{name}", TypeAdapter(Path), made)
-        return MappedRows(path, kind, key)
+        def made() -> tuple[Path, str]:
+            found = key()
+            return self._made(name, kind, found, make), found
+
+        path, told = self.once(f"rows-{name}", tuple[Path, str], made)
+        return MappedRows(path, kind, told)
+
+    def once(self, name: str, kind: type[V], make: Callable[[], V]) -> V:
+        """What the first process of the pod makes, told to the others; plain values of one type."""
+        return processes.once_a_pod(self.gang, name, TypeAdapter(kind), make)
 
     def derived(
         self,
@@ -81,7 +90,7 @@ class TokenStore:
             how: In words: another way, another file.
             make: Makes it.
         """
-        return self.rows(name, kind, f"{rows.key}, {rows.digest}, {how}", make)
+        return self.rows(name, kind, lambda: f"{rows.key}, {rows.digest}, {how}", make)
 
     def cut(self, rows: "MappedRows[D]", length: int) -> "MappedRows[D]":
         """The rows, each of at most `length` tokens: in a file of their own if one is longer."""

@@ -22,7 +22,7 @@ def class_rows(given: Given) -> Prepared[ClassRow]:
     Raises:
         TrainerError: UnknownLabel; DataInvalid if some rows have words with tags instead.
     """
-    names = _names(given)
+    names = given.once("labels", tuple[str, ...], lambda: _names(given))
 
     def encode(given: Given, examples: Sequence[Example]) -> list[ClassRow]:
         return _encode(given, _texts(examples), names)

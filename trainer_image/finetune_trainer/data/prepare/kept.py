@@ -50,5 +50,7 @@ def _kept(
         for batch in batched(examples, _BATCH):
             yield from encode(given, batch)
 
-    key = f"{encode.__module__}, {key_of(given, names, examples)}"
+    def key() -> str:
+        return f"{encode.__module__}, {key_of(given, names, examples)}"
+
     return given.store.rows(name, kind, key, rows)

@@ -28,7 +28,7 @@ def tag_rows(given: Given) -> Prepared[TokenRow]:
             some rows have a text with a class instead.
     """
     require_offsets(given.tokenizer)
-    names = _names(given)
+    names = given.once("labels", tuple[str, ...], lambda: _names(given))
 
     def encode(given: Given, examples: Sequence[Example]) -> list[TokenRow]:
         return _encode(given, _words(examples), names)
