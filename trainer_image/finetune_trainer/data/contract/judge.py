@@ -134,13 +134,14 @@ def _stop_tokens(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     measures = evidence.measures
     # The end of a row that was cut is gone with the rest; that is another question.
     cut = {row.origin for row in evidence.treatment.cut}
-    asked = [origin for origin in measures.answered if origin in measures.asked - cut]
-    missing = [origin for origin in measures.unstopped if origin in measures.asked - cut]
+    whole, known = measures.asked - cut, measures.asked | cut
+    asked = [origin for origin in measures.answered if origin in whole]
+    missing = [origin for origin in measures.unstopped if origin in whole]
     if missing:
         message = f"{len(missing)} of {len(asked)} answers do not end with a stop token"
         limit, reason = limits.max_without_stop_token, Reason.STOP_TOKEN_MISSING
         yield _finding("stopTokens", message, missing, len(asked), limit, reason)
-    open_end = [origin for origin in measures.unstopped if origin not in measures.asked | cut]
+    open_end = [origin for origin in measures.unstopped if origin not in known]
     if open_end:
         message = f"{len(open_end)} texts without a prompt do not end with a stop token"
         yield _finding("stopTokens", message, open_end, len(measures.answered))
