@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -230,7 +231,7 @@ JOBS: dict[str, tuple[Callable[[Given], Any], dict[str, Any], list[dict[str, Any
 }
 
 
-def _prepared(job: str, folder: Path, *, rank: int) -> tuple[Any, int]:
+def _prepared(job: str, folder: Path, *, rank: int, attempt: int = 1) -> tuple[Any, int]:
     """What one process makes of two weighted sources, and how many texts it has tokenized."""
     prepare, changes, rows, family = JOBS[job]
     weights = [{"source": f"s3://b/{name}.jsonl", "weight": 1 + name} for name in (0, 1)]
@@ -242,7 +243,7 @@ def _prepared(job: str, folder: Path, *, rank: int) -> tuple[Any, int]:
         if rank == 0:
             write_jsonl(path, rows[index::2])
         files.append(DataFile(path, f"{index}.jsonl", index))
-    gang = folder / job
+    gang = folder / f"{job}-gang-{attempt}"
     examples = load_once(gang, job_spec, files, [])
     tokenizer = Counting(tokenizer_for(family))
     store = TokenStore(folder / f"{job}-tokens", gang)
@@ -252,16 +253,16 @@ def _prepared(job: str, folder: Path, *, rank: int) -> tuple[Any, int]:
 
 def _process(rank: int, folder: Path) -> None:
     os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"})
-    for job in JOBS:
-        found, texts = _prepared(job, folder, rank=rank)
+    for job, attempt in product(JOBS, (1, 2)):
+        found, texts = _prepared(job, folder, rank=rank, attempt=attempt)
         told = replace(found, train=list(found.train), evaluation=list(found.evaluation))
-        (folder / f"{job}-{rank}").write_text(f"{texts} {told!r}")
+        (folder / f"{job}-{attempt}-{rank}").write_text(f"{texts} {told!r}")
 
 
 def test_the_other_processes_neither_read_nor_tokenize(tmp_path: Path) -> None:
-    """The files of the second process are not there at all."""
-    for job in JOBS:
-        (tmp_path / job).mkdir()
+    """The files of the second process are not there at all; a second attempt tokenizes nothing."""
+    for job, attempt in product(JOBS, (1, 2)):
+        (tmp_path / f"{job}-gang-{attempt}").mkdir()
     context = multiprocessing.get_context("fork")
     both = [context.Process(target=_process, args=(rank, tmp_path)) for rank in (1, 0)]
     for each in both:
@@ -269,9 +270,10 @@ def test_the_other_processes_neither_read_nor_tokenize(tmp_path: Path) -> None:
     for each in both:
         each.join(60)
     for job in JOBS:
-        told = [(tmp_path / f"{job}-{rank}").read_text().split(" ", 1) for rank in (0, 1)]
-        assert [each[0] for each in told] == ["40", "0"]
-        assert told[0][1] == told[1][1]
+        names = [f"{job}-{attempt}-{rank}" for attempt, rank in product((1, 2), (0, 1))]
+        told = [(tmp_path / name).read_text().split(" ", 1) for name in names]
+        assert [each[0] for each in told] == ["40", "0", "0", "0"]
+        assert len({each[1] for each in told}) == 1
         alone, _ = _prepared(job, tmp_path, rank=0)
         assert repr(replace(alone, train=list(alone.train), evaluation=[])) == told[0][1]
 
