@@ -71,8 +71,9 @@ cluster: .venv/ready ## tests against a real API server
 chart: .venv/ready ## tests of the Helm chart
 	$(PYTEST) tests/chart -q
 
+# Files go out in the order of tests/e2e/conftest.py: xdist's own, most tests first, has the two longest last.
 e2e: .venv/ready ## jobs from apply to the adapter in S3
-	$(PYTEST) tests/e2e -q -n $(WORKERS) --dist loadfile
+	$(PYTEST) tests/e2e -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 invariant: .venv/ready ## losses, curves and learning that must not change
 	OMP_NUM_THREADS=1 $(PYTEST) tests/invariant -q -n $(WORKERS) --dist loadfile
