@@ -12,7 +12,8 @@ from typing import Literal
 from pydantic import ValidationError
 
 from finetune_api.meta import ApiModel
-from finetune_api.v1alpha1.reasons import FailureClass, Reason
+from finetune_api.v1alpha1.meanings import FailureClass
+from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import (
     CheckpointStatus,
     Evaluation,

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from finetune_api.v1alpha1.reasons import MEANINGS, Reason
+from finetune_api.v1alpha1.meanings import MEANINGS
 from kubectl_finetune import findings
 from kubectl_finetune.figures import age, bar, size, span, sparkline
 from kubectl_finetune.job import Block, Job, clean
@@ -208,7 +208,7 @@ def _failure_rows(job: Job) -> Iterator[Row]:
 
 def _known_hint(job: Job) -> str:
     reason = job.text("status.failure.reason")
-    return MEANINGS[Reason(reason)].hint if reason in list(Reason) else ""
+    return MEANINGS[reason].hint if reason in MEANINGS else ""
 
 
 def _duration(job: Job, now: datetime) -> str:

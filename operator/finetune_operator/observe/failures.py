@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from finetune_api.records import ExitCode, Report
-from finetune_api.v1alpha1.reasons import FailureClass, Reason
+from finetune_api.v1alpha1.meanings import FailureClass
+from finetune_api.v1alpha1.reasons import Reason
 from finetune_operator.observe.facts import ChildJob, Facts, Outcome, Pod
 from finetune_operator.observe.fields import block
 from finetune_operator.observe.progress import report_of

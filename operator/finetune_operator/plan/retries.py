@@ -8,7 +8,7 @@ together, so that an operator that was killed counts nothing twice.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from finetune_api.v1alpha1.reasons import FailureClass
+from finetune_api.v1alpha1.meanings import FailureClass
 from finetune_api.v1alpha1.scheduling import RetryBudget
 from finetune_api.v1alpha1.status import Attempt, RetryCounts
 from finetune_operator.observe import fields

@@ -11,6 +11,7 @@ from finetune_api.records import (
     parse_record,
     parse_report,
 )
+from finetune_api.v1alpha1.meanings import MEANINGS
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Plan, Progress, Resolved
 
@@ -71,6 +72,7 @@ def test_exit_codes_follow_the_class_of_the_reason(reason: Reason, code: ExitCod
 
 
 def test_every_reason_has_a_meaning_and_every_failure_a_hint() -> None:
+    assert set(MEANINGS) == set(Reason)
     for reason in Reason:
         meaning = reason.meaning
         assert meaning.text.endswith(".")

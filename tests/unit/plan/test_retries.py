@@ -2,7 +2,8 @@
 
 import pytest
 
-from finetune_api.v1alpha1.reasons import FailureClass, Reason
+from finetune_api.v1alpha1.meanings import FailureClass
+from finetune_api.v1alpha1.reasons import Reason
 from finetune_operator.plan import retries
 from support.worlds import World
 
