@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune_trainer.ppo import algorithm
-from finetune_trainer.ppo.algorithm import (
+from finetune_trainer.ppo.algorithm import Algorithm
+from finetune_trainer.ppo.experience import Hyperparameters, Judgement
+from finetune_trainer.ppo.formulas import (
     KLController,
     advantages_and_returns,
     explained_variance,
@@ -18,6 +19,7 @@ from finetune_trainer.ppo.algorithm import (
     value_losses,
     whiten,
 )
+from finetune_trainer.rollout import Rollout
 
 
 def tensor(*rows: list[float]) -> Tensor:
@@ -171,14 +173,14 @@ class Table:
     reference: Tensor
     rate: float
 
-    def judge(self, rollout: algorithm.Rollout) -> algorithm.Judgement:
+    def judge(self, rollout: Rollout) -> Judgement:
         logs = self.logits.log_softmax(-1)[None, : rollout.answers.shape[1]]
         logs = logs.expand(len(rollout.answers), -1, -1)
         chosen = logs.gather(2, rollout.answers.unsqueeze(2)).squeeze(2) * rollout.mask
         entropies = -(logs.exp() * logs).sum(2) * rollout.mask
-        return algorithm.Judgement(chosen, entropies, torch.zeros_like(chosen))
+        return Judgement(chosen, entropies, torch.zeros_like(chosen))
 
-    def reference_log_probabilities(self, rollout: algorithm.Rollout) -> Tensor:
+    def reference_log_probabilities(self, rollout: Rollout) -> Tensor:
         logs = self.reference.log_softmax(-1)[None].expand(len(rollout.answers), -1, -1)
         return logs.gather(2, rollout.answers.unsqueeze(2)).squeeze(2) * rollout.mask
 
@@ -196,7 +198,7 @@ def table(rate: float = 1.0) -> Table:
     return Table(logits.clone().requires_grad_(), logits.clone(), rate)
 
 
-def rollout_of(policy: Table, rows: int, seed: int) -> algorithm.Rollout:
+def rollout_of(policy: Table, rows: int, seed: int) -> Rollout:
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.multinomial(
         policy.logits.detach().softmax(-1), rows, replacement=True, generator=generator
@@ -205,18 +207,18 @@ def rollout_of(policy: Table, rows: int, seed: int) -> algorithm.Rollout:
     mask = torch.arange(3)[None] < lengths[:, None]
     prompt = torch.zeros(rows, 1, dtype=torch.long)
     ended = torch.ones(rows, dtype=torch.bool)
-    return algorithm.Rollout(prompt, prompt == 0, drawn.T * mask, mask, ended)
+    return Rollout(prompt, prompt == 0, drawn.T * mask, mask, ended)
 
 
-def settings(**changes: float) -> algorithm.Hyperparameters:
-    return algorithm.Hyperparameters(**{"kl_coefficient": 0.1, **changes})  # type: ignore[arg-type]
+def settings(**changes: float) -> Hyperparameters:
+    return Hyperparameters(**{"kl_coefficient": 0.1, **changes})  # type: ignore[arg-type]
 
 
 def test_first_step_figures_are_known() -> None:
     policy = table(rate=0.0)
     rollout = rollout_of(policy, 6, 0)
     scores = torch.arange(6.0)
-    figures = algorithm.Algorithm(policy, settings(), micro_batch=2, seed=0).step(rollout, scores)
+    figures = Algorithm(policy, settings(), micro_batch=2, seed=0).step(rollout, scores)
     assert (figures["kl"], figures["clipFraction"], figures["approximateKl"]) == (0, 0, 0)
     assert figures["reward"] == 2.5
     assert figures["eosShare"] == 1
@@ -240,9 +242,9 @@ def test_an_update_is_the_same_however_it_is_split() -> None:
         policy = table()
         rollout = rollout_of(policy, 12, 3)
         scores = torch.linspace(-1, 1, 12)
-        algorithm.Algorithm(
-            policy, settings(epochs=2, minibatches=3), micro_batch=micro_batch, seed=5
-        ).step(rollout, scores)
+        Algorithm(policy, settings(epochs=2, minibatches=3), micro_batch=micro_batch, seed=5).step(
+            rollout, scores
+        )
         results.append(policy.logits.detach())
     torch.testing.assert_close(results[0], results[1])
     torch.testing.assert_close(results[0], results[2])
@@ -261,7 +263,7 @@ def test_the_first_pass_of_the_first_update_is_not_computed_twice(
     judge = policy.judge
     monkeypatch.setattr(policy, "judge", lambda rollout: (seen.append(1), judge(rollout))[1])
     how = settings(epochs=2, minibatches=minibatches)
-    learner = algorithm.Algorithm(policy, how, micro_batch=micro_batch, seed=5)
+    learner = Algorithm(policy, how, micro_batch=micro_batch, seed=5)
     learner.step(rollout_of(policy, 12, 3), torch.linspace(-1, 1, 12))
     assert len(seen) == passes
 
@@ -270,9 +272,7 @@ def test_the_table_learns_and_the_penalty_holds_it_back() -> None:
     divergences = []
     for coefficient in (0.0, 2.0):
         policy = table(rate=3.0)
-        learner = algorithm.Algorithm(
-            policy, settings(kl_coefficient=coefficient), micro_batch=64, seed=0
-        )
+        learner = Algorithm(policy, settings(kl_coefficient=coefficient), micro_batch=64, seed=0)
         for step in range(60):
             rollout = rollout_of(policy, 64, step)
             scores = ((rollout.answers == 2) & rollout.mask).sum(1) / rollout.mask.sum(1)
@@ -287,14 +287,14 @@ def test_the_table_learns_and_the_penalty_holds_it_back() -> None:
 def test_an_answer_without_an_end_costs_the_penalty() -> None:
     policy = table()
     rollout = rollout_of(policy, 2, 0)
-    unended = algorithm.Rollout(
+    unended = Rollout(
         rollout.prompts,
         rollout.prompt_mask,
         rollout.answers,
         rollout.mask,
         torch.tensor([True, False]),
     )
-    learner = algorithm.Algorithm(
+    learner = Algorithm(
         policy, settings(missing_eos_penalty=3.0, gae_lambda=1.0), micro_batch=2, seed=0
     )
     experience = learner.experience(unended, torch.tensor([1.0, 1.0]))

@@ -1,5 +1,5 @@
 """Proximal policy optimisation against a reward model, our own.
 
-`algorithm` is the method, in one file; `policy` asks a language model for the probabilities and values
+`formulas` and `algorithm` are the method; `policy` asks a language model for the probabilities and values
 that it needs. `recipes.ppo` connects both to data, storage and reports.
 """

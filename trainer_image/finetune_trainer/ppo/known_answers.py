@@ -10,7 +10,7 @@ import torch
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.ppo import shares
-from finetune_trainer.ppo.algorithm import Experience, Policy
+from finetune_trainer.ppo.experience import Experience, Policy
 
 # On a GPU, a forward pass with gradients may take another kernel than one without.
 _OTHER_KERNEL = 1e-3

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from finetune_trainer import processes
 from finetune_trainer.foreign import Model
 from finetune_trainer.ppo import reading
-from finetune_trainer.ppo.algorithm import Judgement
+from finetune_trainer.ppo.experience import Judgement
 from finetune_trainer.ppo.reading import Reader
 from finetune_trainer.reference import Reference, silence_dropout
 from finetune_trainer.rollout import Rollout
@@ -71,7 +71,7 @@ class _Judging(nn.Module):
         self._reader = reader
 
     def forward(self, rollout: Rollout) -> Judgement:
-        """See `algorithm.Policy.judge`."""
+        """See `experience.Policy.judge`."""
         read = self._reader(self.model, rollout)
         values = self.head(read.hidden).masked_fill(~rollout.mask, 0)
         return Judgement(read.log_probabilities, read.entropies, values)
@@ -126,25 +126,25 @@ class LanguagePolicy:
         return self._optimization.policy, self._optimization.values
 
     def judge(self, rollout: Rollout) -> Judgement:
-        """See `algorithm.Policy`."""
+        """See `experience.Policy`."""
         judging = self.wrapped if torch.is_grad_enabled() else unwrapped(self.wrapped)
         found: Judgement = judging(rollout)
         return found
 
     def accumulating(self, more: bool) -> AbstractContextManager[None]:
-        """See `algorithm.Policy`."""
+        """See `experience.Policy`."""
         if more and isinstance(self.wrapped, DistributedDataParallel):
             return self.wrapped.no_sync()
         return nullcontext()
 
     @torch.no_grad()
     def reference_log_probabilities(self, rollout: Rollout) -> Tensor:
-        """See `algorithm.Policy`."""
+        """See `experience.Policy`."""
         with self.reference.model() as net:
             return self._reader(net, rollout).log_probabilities
 
     def update(self) -> None:
-        """See `algorithm.Policy`."""
+        """See `experience.Policy`."""
         how = self._optimization
         how.before()
         self.gradient_norm = _clip(how.policy, how.max_norm)

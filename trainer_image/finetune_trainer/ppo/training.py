@@ -21,7 +21,8 @@ from finetune_trainer.answering import Sampling, write_answers
 from finetune_trainer.data.rows import PromptRow
 from finetune_trainer.foreign import Foreign
 from finetune_trainer.ppo import known_answers, shares
-from finetune_trainer.ppo.algorithm import Algorithm, Hyperparameters
+from finetune_trainer.ppo.algorithm import Algorithm
+from finetune_trainer.ppo.experience import Hyperparameters
 from finetune_trainer.ppo.policy import LanguagePolicy
 from finetune_trainer.resolve import Settings
 from finetune_trainer.resume import randomness, tree, weights

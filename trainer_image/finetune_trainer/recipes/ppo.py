@@ -20,7 +20,7 @@ from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.fast import told
 from finetune_trainer.foreign import Foreign, Model
-from finetune_trainer.ppo.algorithm import Hyperparameters
+from finetune_trainer.ppo.experience import Hyperparameters
 from finetune_trainer.ppo.policy import LanguagePolicy, Optimization, ValueHead
 from finetune_trainer.ppo.training import Training
 from finetune_trainer.recipes.online import Online, judge
