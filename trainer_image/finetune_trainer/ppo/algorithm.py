@@ -7,8 +7,8 @@ their sources, `ppo.experience` what goes in and out.
 
     Stiennon et al. 2020, Learning to summarize from human feedback, arXiv 2009.01325
 
-Called by `ppo.training` for `recipes.ppo`. It knows no tokenizer, no storage and no report. A mean over a batch
-is one over its tokens, so that the split into micro-batches and among processes never changes an update.
+Called by `ppo.training`. It knows no tokenizer, no storage and no report. A mean over a batch is one over
+its tokens, so that the split into micro-batches and among processes never changes an update.
 """
 
 from collections.abc import Callable, Sequence

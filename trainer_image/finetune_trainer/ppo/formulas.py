@@ -4,8 +4,8 @@
     Schulman et al. 2015, Generalized Advantage Estimation, arXiv 1506.02438
     Ziegler et al. 2019, Fine-Tuning Language Models from Human Preferences, arXiv 1909.08593
 
-Called by `ppo.algorithm`. All tensors of answers have the shape (rows, tokens), padded on the right; `mask` is
-true at the tokens that were written, the stop token included. Sums run over true tokens only.
+Called by `ppo.algorithm`. All tensors of answers have the shape (rows, tokens), padded on the right; `mask`
+is true at the tokens that were written, the stop token included. Sums run over true tokens only.
 """
 
 import torch
