@@ -170,7 +170,7 @@ def test_offsets_do_not_wrap_at_32_bits() -> None:
 
 def test_registration() -> None:
     logits, labels = torch.randn(3, 8, requires_grad=True), torch.tensor([0, 7, -100])
-    arguments = (logits, labels, -100, 0.1, 0.1, 2.0, False)
+    arguments = (logits, labels, -100, (0.1, 0.1, 2.0), False)
     torch.library.opcheck(torch.ops.finetune.cross_entropy.default, arguments)
 
 

@@ -207,8 +207,9 @@ def test_nothing_is_recorded_without_gradients(way) -> None:
 
 def test_registration() -> None:
     hidden, weight, labels, bias = problem(4, 4, 8, torch.float32)
+    weight = weight.t().contiguous().t()  # gradients have the weight's layout
     leaves = hidden.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), labels
-    options = (-100, 0.0, 0.0, 0.0, True, True, True, 0)
+    options = (-100, (0.0, 0.0, 0.0), (True, True, True), 0)
     torch.library.opcheck(torch.ops.finetune.linear_cross_entropy.default, (*leaves, *options))
     options = (-100, 1.0, 0.0, 0)
     torch.library.opcheck(torch.ops.finetune.linear_log_probs.default, (*leaves, *options))

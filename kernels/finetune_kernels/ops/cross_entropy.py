@@ -15,7 +15,8 @@ logits forward (2 with smoothing), 2 backward, which may write over the logits. 
 `cross_entropy`; `linear_cross_entropy` and `linear_log_probs` launch the kernels on their own buffers.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
 import torch
 import triton
@@ -83,8 +84,8 @@ def cross_entropy(
     same_device(logits=logits, labels=labels)
     terms = Terms(label_smoothing, z_loss, softcap)
     if kernels_run_on(logits):
-        arguments = (ignore_index, label_smoothing, z_loss, softcap, overwrite)
-        rows: Tensor = torch.ops.finetune.cross_entropy(logits, labels, *arguments)[0]
+        operation = torch.ops.finetune.cross_entropy
+        rows: Tensor = operation(logits, labels, ignore_index, astuple(terms), overwrite)[0]
     else:
         rows = cross_entropy_reference(logits, labels, terms, ignore_index)
     return reduce(rows, labels, ignore_index, reduction, num_items)
@@ -238,7 +239,7 @@ def launch_forward(
     if logits.shape[0]:
         forward_kernel[(logits.shape[0],)](
             *(logits, labels.contiguous(), loss, stats, logits.shape[1], logits.stride(0)),
-            *(ignore_index, *asdict(terms).values()),
+            *(ignore_index, *astuple(terms)),
             smooth=terms.label_smoothing > 0,
             **_options(logits, terms),
         )
@@ -259,7 +260,7 @@ def launch_gradient(
         gradient_kernel[(logits.shape[0],)](
             *(logits, labels.contiguous(), stats, upstream, gradient, logits.shape[1]),
             *(logits.stride(0), gradient.stride(0), upstream.stride(0)),
-            *(ignore_index, *asdict(terms).values()),
+            *(ignore_index, *astuple(terms)),
             **_options(logits, terms),
         )
 
@@ -272,28 +273,14 @@ def _options(logits: Tensor, terms: Terms) -> dict[str, object]:
 
 @torch.library.custom_op("finetune::cross_entropy", mutates_args=())
 def _forward(
-    logits: Tensor,
-    labels: Tensor,
-    ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float,
-    overwrite: bool,
+    logits: Tensor, labels: Tensor, ignore_index: int, terms: Sequence[float], overwrite: bool
 ) -> tuple[Tensor, Tensor]:
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
-    return launch_forward(logits, labels, Terms(label_smoothing, z_loss, softcap), ignore_index)
+    return launch_forward(logits, labels, Terms(*terms), ignore_index)
 
 
 @_forward.register_fake
-def _(
-    logits: Tensor,
-    labels: Tensor,
-    ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float,
-    overwrite: bool,
-) -> tuple[Tensor, Tensor]:
+def _(logits: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     loss = logits.new_empty(logits.shape[0], dtype=sum_dtype(logits.dtype))
     return loss, loss.new_empty(logits.shape[0], 2)
 
@@ -305,28 +292,16 @@ def _backward(
     labels: Tensor,
     stats: Tensor,
     ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float,
+    terms: Sequence[float],
 ) -> Tensor:
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-    terms = Terms(label_smoothing, z_loss, softcap)
-    launch_gradient(logits, labels, stats, upstream, gradient, terms, ignore_index)
+    launch_gradient(logits, labels, stats, upstream, gradient, Terms(*terms), ignore_index)
     return gradient
 
 
 @_backward.register_fake
-def _(
-    upstream: Tensor,
-    logits: Tensor,
-    labels: Tensor,
-    stats: Tensor,
-    ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float,
-) -> Tensor:
+def _(upstream: Tensor, logits: Tensor, *_: object) -> Tensor:
     return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
 
 
@@ -337,25 +312,13 @@ def _backward_in_place(
     labels: Tensor,
     stats: Tensor,
     ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float,
+    terms: Sequence[float],
 ) -> None:
-    terms = Terms(label_smoothing, z_loss, softcap)
-    launch_gradient(logits, labels, stats, upstream, logits, terms, ignore_index)
+    launch_gradient(logits, labels, stats, upstream, logits, Terms(*terms), ignore_index)
 
 
 @_backward_in_place.register_fake
-def _(
-    upstream: Tensor,
-    logits: Tensor,
-    labels: Tensor,
-    stats: Tensor,
-    ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float,
-) -> None:
+def _(*_: object) -> None:
     return None
 
 
@@ -366,7 +329,7 @@ def _save(ctx, inputs, output) -> None:
 
 def _differentiate(ctx, upstream, _):
     logits, labels, stats = ctx.saved_tensors
-    nothing = (None,) * 6
+    nothing = (None,) * 4
     if ctx.overwrite and logits.stride(1) == 1:
         torch.ops.finetune.cross_entropy_backward_(upstream, logits, labels, stats, *ctx.options)
         return logits, *nothing

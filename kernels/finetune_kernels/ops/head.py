@@ -5,7 +5,7 @@ rows and the weight. Its work is matrix products, left to cuBLAS or MKL. Called 
 and `linear_log_probs`; knows nothing of losses.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,13 +86,13 @@ class Head:
 class Gradients:
     """Gradients of a head, summed over chunks in float32 and given out in `dtype`.
 
+    `wanted` says which of hidden, weight and bias have one.
     Gradients that are multiplied once more are given out in float32, or they would be rounded twice:
     see `scaled`.
     """
 
-    def __init__(
-        self, head: Head, dtype: torch.dtype, hidden: bool, weight: bool, bias: bool
-    ) -> None:
+    def __init__(self, head: Head, dtype: torch.dtype, wanted: Sequence[bool]) -> None:
+        hidden, weight, bias = wanted
         wide = sum_dtype(dtype)
         self._head, self._dtype = head, dtype
         self.rows = torch.empty_like(head.rows, dtype=dtype) if hidden else None
@@ -208,12 +208,13 @@ def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tens
 
 
 def empty_gradients(
-    hidden: Tensor, weight: Tensor, dtype: torch.dtype, *wanted: bool
+    hidden: Tensor, weight: Tensor, dtype: torch.dtype, wanted: Sequence[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The shapes of `Gradients.outputs`, for the operations' fake versions."""
-    shapes = (hidden.shape, weight.shape, weight.shape[:1])
-    rows, head, shift = (
-        hidden.new_empty(shape if asked else (0,), dtype=dtype)
-        for shape, asked in zip(shapes, wanted, strict=True)
+    """The shapes and layouts of `Gradients.outputs`, for the operations' fake versions."""
+    nothing = hidden.new_empty(0, dtype=dtype)
+    of_rows, of_weight, of_bias = wanted
+    return (
+        hidden.new_empty(hidden.shape, dtype=dtype) if of_rows else nothing,
+        torch.empty_like(weight, dtype=dtype) if of_weight else torch.empty_like(nothing),
+        weight.new_empty(weight.shape[:1], dtype=dtype) if of_bias else torch.empty_like(nothing),
     )
-    return rows, head, shift

@@ -10,6 +10,8 @@ is float32. Positions with `ignore_index` are gathered away, and a frozen head c
 6 N H V operations. Bound by matrix products. Called by models through `linear_cross_entropy`.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -63,12 +65,10 @@ def linear_cross_entropy(
     if reduction == "none":
         raise ValueError("reduction none needs a gradient for each row; use linear_log_probs")
     recorded = torch.is_grad_enabled()
+    wanted = [recorded and t is not None and t.requires_grad for t in (hidden, weight, bias)]
+    terms = (label_smoothing, z_loss, softcap)
     total: Tensor = torch.ops.finetune.linear_cross_entropy(
-        *(hidden, weight, bias, labels, ignore_index, label_smoothing, z_loss, softcap),
-        recorded and hidden.requires_grad,
-        recorded and weight.requires_grad,
-        recorded and bias is not None and bias.requires_grad,
-        chunk_rows,
+        hidden, weight, bias, labels, ignore_index, terms, wanted, chunk_rows
     )[0]
     return reduce(total, labels, ignore_index, reduction, num_items)
 
@@ -149,23 +149,18 @@ def _forward(
     bias: Tensor | None,
     labels: Tensor,
     ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float,
-    want_hidden: bool,
-    want_weight: bool,
-    want_bias: bool,
+    terms: Sequence[float],
+    wanted: Sequence[bool],
     chunk_rows: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     head = Head.of(hidden, weight, bias, labels, ignore_index)
-    gradients = Gradients(head, sum_dtype(hidden.dtype), want_hidden, want_weight, want_bias)
-    terms = Terms(label_smoothing, z_loss, softcap)
-    wanted = want_hidden or want_weight or want_bias
+    gradients = Gradients(head, sum_dtype(hidden.dtype), wanted)
     total = torch.zeros((), dtype=sum_dtype(hidden.dtype), device=hidden.device)
     for chunk, logits in head.chunks(chunk_rows):
-        loss, slope = _losses_and_gradient(logits, head.labels[chunk], terms, ignore_index, wanted)
+        parts = (logits, head.labels[chunk], Terms(*terms), ignore_index)
+        loss, slope = _losses_and_gradient(*parts, gradient=any(wanted))
         total += loss.sum()
-        if wanted:
+        if any(wanted):
             gradients.add(chunk, slope.to(hidden.dtype))
     return total, *gradients.outputs(hidden.shape[0])
 
@@ -177,34 +172,30 @@ def _(
     bias: Tensor | None,
     labels: Tensor,
     ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float,
-    want_hidden: bool,
-    want_weight: bool,
-    want_bias: bool,
+    terms: Sequence[float],
+    wanted: Sequence[bool],
     chunk_rows: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     wide = sum_dtype(hidden.dtype)
-    gradients = empty_gradients(hidden, weight, wide, want_hidden, want_weight, want_bias)
+    gradients = empty_gradients(hidden, weight, wide, wanted)
     return hidden.new_empty((), dtype=wide), *gradients
 
 
 def _save(ctx, inputs, output) -> None:
     # Without this, autograd would make zeros as large as the weight for outputs nobody uses.
     ctx.set_materialize_grads(False)
-    ctx.wanted, ctx.dtype = inputs[8:11], inputs[0].dtype
+    ctx.wanted, ctx.dtype = inputs[6], inputs[0].dtype
     ctx.save_for_backward(*output[1:])
 
 
 def _differentiate(ctx, upstream, *_):
     if upstream is None:
-        return (None,) * 12
+        return (None,) * 8
     hidden, weight, bias = (
         scaled(gradient, upstream, ctx.dtype) if wanted else None
         for gradient, wanted in zip(ctx.saved_tensors, ctx.wanted, strict=True)
     )
-    return hidden, weight, bias, *(None,) * 9
+    return hidden, weight, bias, *(None,) * 5
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)

@@ -10,6 +10,8 @@ Each row has its own upstream gradient, so gradients cannot be taken in the forw
 small probability is left out. Bound by matrix products. Called by models through `linear_log_probs`.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -147,16 +149,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    labels: Tensor,
-    ignore_index: int,
-    temperature: float,
-    softcap: float,
-    chunk_rows: int,
-) -> tuple[Tensor, Tensor]:
+def _(hidden: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     logs = hidden.new_empty(hidden.shape[0], dtype=sum_dtype(hidden.dtype))
     return logs, logs.new_empty(hidden.shape[0], 2)
 
@@ -172,13 +165,11 @@ def _backward(
     ignore_index: int,
     temperature: float,
     softcap: float,
-    want_hidden: bool,
-    want_weight: bool,
-    want_bias: bool,
+    wanted: Sequence[bool],
     chunk_rows: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     head = Head.of(hidden, weight, bias, labels, ignore_index)
-    gradients = Gradients(head, hidden.dtype, want_hidden, want_weight, want_bias)
+    gradients = Gradients(head, hidden.dtype, wanted)
     if head.kept is not None:
         upstream, stats = upstream[head.kept], stats[head.kept]
     for chunk, logits in head.chunks(chunk_rows):
@@ -199,12 +190,10 @@ def _(
     ignore_index: int,
     temperature: float,
     softcap: float,
-    want_hidden: bool,
-    want_weight: bool,
-    want_bias: bool,
+    wanted: Sequence[bool],
     chunk_rows: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_gradients(hidden, weight, hidden.dtype, want_hidden, want_weight, want_bias)
+    return empty_gradients(hidden, weight, hidden.dtype, wanted)
 
 
 def _save(ctx, inputs, output) -> None:
@@ -217,7 +206,7 @@ def _differentiate(ctx, upstream, _):
     wanted = ctx.needs_input_grad[:3]
     gradients = torch.ops.finetune.linear_log_probs_backward(
         *(upstream, hidden, weight, bias, labels, stats),
-        *(*ctx.options, *wanted, ctx.chunk_rows),
+        *(*ctx.options, wanted, ctx.chunk_rows),
     )
     found = (g if want else None for g, want in zip(gradients, wanted, strict=True))
     return *found, *(None,) * 5
