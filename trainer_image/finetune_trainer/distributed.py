@@ -26,7 +26,7 @@ from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.resolve import Settings
 from finetune_trainer.resume.identity import digest
 from finetune_trainer.sanity import GRADIENT_SEEN
-from finetune_trainer.sharded import whole
+from finetune_trainer.sharded import layer_classes, whole
 from finetune_trainer.spreading import spread, uneven
 from finetune_trainer.strategies import COLLECTIVE_SECONDS
 
@@ -104,6 +104,9 @@ def install(trainer: Foreign, settings: Settings) -> list[Resolved]:
             divided = trainer.get_train_dataloader
             trainer.get_train_dataloader = lambda: spread(divided())
             trainer.accelerator.gather = uneven(trainer.accelerator.gather)
+        if settings.strategy.name == "FSDP":
+            plugin = trainer.accelerator.state.fsdp_plugin
+            plugin.transformer_cls_names_to_wrap = layer_classes(trainer.model)
         trainer.add_callback(_Attestation(trainer, settings, seen))
     return seen
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_trainer import processes
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.foreign import Foreign, Model
-from finetune_trainer.sharded import unwrapped, whole, whole_state
+from finetune_trainer.foreign import Model
+from finetune_trainer.sharded import divide_again, unwrapped, whole, whole_state
 
 STARTS_ELSEWHERE = "starts_elsewhere"
 """Attribute of a model whose adapter changes it from the start, though adapters of its kind do not."""
@@ -63,8 +63,21 @@ class KnownAnswer:
 @contextmanager
 def as_before_training(model: Model) -> Iterator[None]:
     """The model in evaluation mode, without its adapter if it has one."""
-    with _evaluating(model), _without_adapter(model):
+    with _evaluating(model), without_adapter(model):
         yield
+
+
+@contextmanager
+def without_adapter(model: Model) -> Iterator[None]:
+    """The model with its adapter switched off, if it has one."""
+    if not isinstance(model, PeftModel):
+        yield
+        return
+    # PEFT says of parameters whether they want gradients, which FSDP hears only of its own parts.
+    divide_again(model)
+    with model.disable_adapter():
+        yield
+        divide_again(model)
 
 
 @contextmanager
@@ -75,7 +88,7 @@ def before_first_step(model: Model) -> Iterator[None]:
     so. Virtual tokens and some other kinds change the model from the start.
     """
     plain = unwrapped(model)
-    with _evaluating(model), _without_adapter(plain) if _starts_at_base(plain) else nullcontext():
+    with _evaluating(model), without_adapter(plain) if _starts_at_base(plain) else nullcontext():
         yield
 
 
@@ -186,10 +199,6 @@ def _evaluating(model: Model) -> Iterator[None]:
         yield
     finally:
         model.train(training)
-
-
-def _without_adapter(model: Model) -> Foreign:
-    return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
 
 
 def _starts_at_base(model: Model) -> bool:

@@ -51,7 +51,8 @@ def save_model(
     if not processes.is_main():
         return
     if state is not None and full:
-        state = {name: tensor.to(dtype) for name, tensor in state.items()}
+        stored = {id(each): each.to(dtype) for each in state.values()}
+        state = {name: stored[id(each)] for name, each in state.items()}
         model.config.dtype = dtype
         model.save_pretrained(folder, state_dict=state)
     elif full:

@@ -47,17 +47,40 @@ def from_main(held: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
     return told
 
 
+def layer_classes(model: Model) -> list[str]:
+    """Names of the classes of layers that FSDP gathers one by one.
+
+    The library names them, and for encoders the embeddings among them, which accelerate divides by itself.
+    """
+    named, embeddings = set(model._no_split_modules or ()), model.get_input_embeddings()
+    layers = {type(each).__name__: each for each in model.modules() if type(each).__name__ in named}
+    return sorted(name for name, layer in layers.items() if embeddings not in set(layer.modules()))
+
+
+def divide_again(model: nn.Module) -> None:
+    """Let go of whole tensors that FSDP keeps from one pass to the next; what is not its stays as it is."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def whole_state(model: nn.Module) -> dict[str, torch.Tensor] | None:
-    """All tensors of a divided model by name, on the CPU; None for one that each process holds whole."""
-    if isinstance(model, FSDPModule):
-        return {name: whole(each).cpu() for name, each in model.state_dict().items()}
-    if any(map(zero.is_spread, model.parameters())):
-        return dict(_of_zero(model))
+    """All tensors of a divided model by name, on the CPU; None for one that each process holds whole.
+
+    A parameter with several names is one tensor, so that it is stored once.
+    """
+    if isinstance(model, FSDPModule) or any(map(zero.is_spread, model.parameters())):
+        return dict(_whole_by_name(model))
     return None
 
 
-def _of_zero(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def _whole_by_name(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    # What the state holds of ZeRO's parameters is empty; of FSDP's, the whole ones lose what they hold.
+    divide_again(model)
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    # What the state holds of them is empty.
+    known: dict[int, torch.Tensor] = {}
     for name, held in model.state_dict().items():
-        yield name, whole(parameters.get(name, held)).cpu()
+        parameter = parameters.get(name, held)
+        if id(parameter) not in known:
+            known[id(parameter)] = whole(parameter).cpu()
+        yield name, known[id(parameter)]

@@ -61,8 +61,15 @@ _PARTS = {
     "ZeRO3": ("weights", "gradients", "optimizer"),
 }
 ONE_PROCESS = Strategy()
-# The methods of language models that read answers and write none.
-_READING = ("SFT", "DPO", "IPO", "KTO", "ORPO", "CPO", "SimPO")
+_ALL, _ZERO, _WHOLE_WEIGHTS = tuple(_PARTS), tuple(zero_config.STAGES), ("ZeRO1", "ZeRO2")
+# What is shown to learn what one process learns, and with which strategies; DDP takes everything.
+_METHODS = dict.fromkeys(("SFT", "DPO", "IPO", "KTO", "ORPO", "CPO", "SimPO", "Reward"), _ALL)
+# Those that write answers call the model outside of what gathers its weights.
+_METHODS |= dict.fromkeys(("GRPO", "RLOO"), _WHOLE_WEIGHTS)
+_TASKS = dict.fromkeys(("text-generation", "text-classification", "token-classification"), _ALL)
+# Several of their modules share a tensor, which accelerate does not divide with FSDP.
+_TASKS |= dict.fromkeys(("fill-mask", "text2text-generation"), _ZERO)
+_TUNINGS = {"LoRA": _ALL, "Full": _ALL, "IA3": _WHOLE_WEIGHTS}
 
 
 def whole(processes: int) -> Strategy:
@@ -87,15 +94,20 @@ def refuse(spec: FineTuneJobSpec, processes: int) -> None:
 
 
 def _refuse_divided(spec: FineTuneJobSpec, strategy: str) -> None:
-    if spec.method.type not in _READING or spec.model.task != "text-generation":
-        what = f"{spec.method.type} of {spec.model.task} with {strategy}"
-        raise _unsupported(what, "use DDP")
+    method, tuning = spec.method.type, spec.tuning.type
+    _require(strategy, method, _METHODS.get(method, ()))
+    _require(strategy, f"{method} of {spec.model.task}", _TASKS.get(spec.model.task, ()))
     if spec.training.gradient_checkpointing == "Offload":
         raise _unsupported(f"offloaded inputs of layers with {strategy}", "use DDP, or Enabled")
     if spec.tuning.quantization:
         raise _unsupported(f"a quantised base with {strategy}", "use DDP")
-    if spec.tuning.type not in ("LoRA", "Full"):
-        raise _unsupported(f"{spec.tuning.type} with {strategy}", "use DDP, or LoRA or Full")
+    _require(strategy, tuning, _TUNINGS.get(tuning, ()), ", or LoRA or Full")
+
+
+def _require(strategy: str, what: str, able: tuple[str, ...], more: str = "") -> None:
+    if strategy not in able:
+        hint = " or ".join(["use DDP", *able])
+        raise _unsupported(f"{what} with {strategy}", hint + more)
 
 
 def _refuse_zero(spec: FineTuneJobSpec, strategy: str) -> None:

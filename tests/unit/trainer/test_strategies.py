@@ -51,10 +51,14 @@ def test_what_transformers_is_told(
     [
         (
             {"distributed.strategy": "FSDP", "method": GRPO},
-            "GRPO of text-generation with FSDP",
+            "GRPO with FSDP",
         ),
         ({"distributed.strategy": "FSDP", "tuning.type": "IA3"}, "IA3 with FSDP"),
-        ({**ZERO3, "method": GRPO}, "GRPO of text-generation with ZeRO3"),
+        ({**ZERO3, "method": GRPO}, "GRPO with ZeRO3"),
+        (
+            {"distributed.strategy": "FSDP", "model.task": "fill-mask"},
+            "SFT of fill-mask with FSDP",
+        ),
         ({**ZERO3, "training.optimizer": "Adafactor"}, "Adafactor with ZeRO3"),
         ({**ZERO3, "tuning.lora": {"learningRateRatio": 16}}, "learningRateRatio` with ZeRO3"),
         ({"distributed.strategy": "FSDP", **ALL}, "offload` with FSDP"),
