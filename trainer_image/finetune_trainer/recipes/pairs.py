@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.status import Resolved
-from finetune_trainer import verify
+from finetune_trainer import processes, verify
 from finetune_trainer.batches import Batch, Collator
 from finetune_trainer.context import Context
 from finetune_trainer.data.mapped import longest_first
@@ -17,7 +17,11 @@ from finetune_trainer.foreign import Foreign, ModelConfig, Tokenizer
 from finetune_trainer.preference import pairs
 from finetune_trainer.recipes.recipe import Ready, Recipe, given
 from finetune_trainer.resolve import Machine, Settings, resolve
+from finetune_trainer.sanity import KnownAnswer
 from finetune_trainer.watch import Measures
+
+# Relative: dropout is off, so only the order of sums and bfloat16 may differ.
+TOLERANCES = {"Float32": 1e-3, "BFloat16": 0.05}
 
 
 class PairRecipe(Recipe):
@@ -58,6 +62,13 @@ class PairRecipe(Recipe):
         texts = [row.prompt_ids + row.chosen_ids for row in rows[: verify.PROBE_ROWS]]
         tokens = [TokenRow(ids, ids, "") for ids in texts]
         return verify.probe_of(tokens, Collator(ready.tokenizer.pad_token_id))
+
+
+def unchanged_answer(ready: Ready, trainer: Foreign) -> KnownAnswer:
+    """The loss of the model before training, which the trainer has taken on the first step's rows."""
+    loss = processes.total(trainer.unchanged)[0]
+    tolerance = TOLERANCES[ready.settings.precision] * max(1.0, loss)
+    return KnownAnswer(loss, tolerance, "that of the model before training, on the same rows")
 
 
 def held_out(ready: Ready) -> Foreign:

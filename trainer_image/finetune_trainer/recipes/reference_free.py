@@ -11,7 +11,6 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from finetune_api.v1alpha1 import method
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.status import Resolved
-from finetune_trainer import processes
 from finetune_trainer.arguments_preference import answer_arguments
 from finetune_trainer.callback import WatchCallback
 from finetune_trainer.fast import told
@@ -20,13 +19,10 @@ from finetune_trainer.preference import objectives
 from finetune_trainer.preference.objectives import Objective
 from finetune_trainer.preference.pair_trainer import ReferenceFreePairs
 from finetune_trainer.preference.pairs import dataset
-from finetune_trainer.recipes.pairs import PairRecipe, held_out
+from finetune_trainer.recipes.pairs import PairRecipe, held_out, unchanged_answer
 from finetune_trainer.recipes.recipe import Ready
 from finetune_trainer.sanity import KnownAnswer
 from finetune_trainer.watch import Watch
-
-# Relative: dropout is off, so only the order of sums and bfloat16 may differ.
-TOLERANCES = {"Float32": 1e-3, "BFloat16": 0.05}
 
 
 class ReferenceFree(PairRecipe):
@@ -60,9 +56,7 @@ class ReferenceFree(PairRecipe):
 
     def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer:
         """The loss of the model before training."""
-        loss = processes.total(trainer.unchanged)[0]
-        tolerance = TOLERANCES[ready.settings.precision] * max(1.0, loss)
-        return KnownAnswer(loss, tolerance, "that of the model before training, on the same rows")
+        return unchanged_answer(ready, trainer)
 
 
 class ORPO(ReferenceFree):

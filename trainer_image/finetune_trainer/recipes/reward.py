@@ -19,7 +19,7 @@ from trl import RewardConfig
 from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.method import RewardModelling
 from finetune_api.v1alpha1.status import Resolved
-from finetune_trainer import heads, model, processes, stopping
+from finetune_trainer import heads, model, stopping
 from finetune_trainer.arguments_preference import reward_arguments
 from finetune_trainer.callback import WatchCallback
 from finetune_trainer.context import Context
@@ -29,14 +29,12 @@ from finetune_trainer.fast import told
 from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
 from finetune_trainer.preference.pairs import dataset
 from finetune_trainer.preference.reward_trainer import PairCollator, ScoredPairs
-from finetune_trainer.recipes.pairs import PairRecipe, held_out
+from finetune_trainer.recipes.pairs import PairRecipe, held_out, unchanged_answer
 from finetune_trainer.recipes.recipe import Ready
 from finetune_trainer.sanity import KnownAnswer
 from finetune_trainer.watch import Measures, Watch
 
 LABELS = ("reward",)
-# Relative: dropout is off, so only the order of sums and bfloat16 may differ.
-TOLERANCES = {"Float32": 1e-3, "BFloat16": 0.05}
 # TRL's names in its logs -> ours.
 LOGGED = {"accuracy": "rewardAccuracy", "margin": "rewardMargin", "mean_reward": "meanReward"}
 
@@ -97,9 +95,7 @@ class Reward(PairRecipe):
 
     def known_answer(self, ready: Ready, trainer: Foreign) -> KnownAnswer:
         """The loss of the model before training: that of its scores, which a new head draws by lot."""
-        loss = processes.total(trainer.unchanged)[0]
-        tolerance = TOLERANCES[ready.settings.precision] * max(1.0, loss)
-        return KnownAnswer(loss, tolerance, "that of the model before training, on the same rows")
+        return unchanged_answer(ready, trainer)
 
     def measure(self, ready: Ready, trainer: Foreign) -> Measures:
         """Loss, accuracy and scores, as means over the held-out pairs."""

@@ -5,43 +5,27 @@ training rows. The loop is that of transformers' Trainer.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from finetune_trainer import heads
 from finetune_trainer.batches import Collator, dataset
-from finetune_trainer.context import Context
+from finetune_trainer.data.given import Given
 from finetune_trainer.data.prepare import tag_rows
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.rows import TokenRow
-from finetune_trainer.early_stopping import Criterion
-from finetune_trainer.foreign import Foreign, Model, ModelConfig, Tokenizer
-from finetune_trainer.recipes.recipe import Ready, given
-from finetune_trainer.recipes.supervised import Supervised
+from finetune_trainer.foreign import Foreign
+from finetune_trainer.recipes.classification import Classification
+from finetune_trainer.recipes.recipe import Ready
 from finetune_trainer.supervised.entities import are_entity_tags, count_entities
 from finetune_trainer.supervised.metrics import accuracy, macro_f1
-from finetune_trainer.supervised.origin import origin_of_head, require_classes
 from finetune_trainer.supervised.scores import Scores
 from finetune_trainer.watch import Measures
 
 
-class TokenClassification(Supervised):
+class TokenClassification(Classification):
     """The method SFT for token classification."""
 
-    criterion = Criterion("f1", higher_is_better=True)
-
-    def prepare(
-        self, context: Context, tokenizer: Tokenizer, config: ModelConfig
-    ) -> Prepared[TokenRow]:
-        """Texts with the numbers of their words' tags, which the model will have."""
-        data = tag_rows(given(context, tokenizer, config))
-        require_classes(context.base, data.label_names)
-        heads.classify(config, data.label_names)
-        return data
-
-    def settle(self, ready: Ready, net: Model) -> Ready:
-        """The run, which also tells whether the head is new."""
-        note = origin_of_head(ready.context.base, self.head(ready.spec), ready.data.label_names)
-        return replace(ready, resolved=[*ready.resolved, note])
+    def rows(self, given: Given) -> Prepared[TokenRow]:
+        """Texts with the numbers of their words' tags."""
+        return tag_rows(given)
 
     def batches(self, ready: Ready) -> Collator:
         """Texts with the tags of their words."""
