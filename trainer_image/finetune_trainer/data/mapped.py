@@ -7,7 +7,7 @@ which `datasets` maps too. What the rows are is not decided here.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, get_type_hints, overload
@@ -40,22 +40,37 @@ class _Kind:
     Attributes:
         type: Of the file's column.
         write: Makes what the column takes.
-        read: Makes the value of what the column gives.
+        read: Makes, of a part of the column, what gives the value at a place of it.
     """
 
     type: Any
-    write: Callable[[Any], object] = field(default=lambda value: value)
-    read: Callable[[Any], object] = field(default=lambda found: found.as_py())
+    write: Callable[[Any], object]
+    read: Callable[[Any], Callable[[int], object]]
+
+
+def _as_is(value: object) -> object:
+    return value
+
+
+def _values(part: Any) -> Callable[[int], object]:  # noqa: ANN401 - pyarrow has no types
+    return lambda place: part[place].as_py()
+
+
+def _lists(part: Any) -> Callable[[int], object]:  # noqa: ANN401
+    values, ends = part.values.to_numpy(), part.offsets.to_numpy()
+    return lambda place: values[ends[place] : ends[place + 1]].tolist()
+
+
+def _by_name(part: Any) -> Callable[[int], object]:  # noqa: ANN401
+    return lambda place: plain.from_text(part[place].as_py())
 
 
 _KINDS: dict[object, _Kind] = {
-    list[int]: _Kind(pa.list_(pa.int32()), read=lambda found: found.values.to_numpy().tolist()),
-    int: _Kind(pa.int64()),
-    bool: _Kind(pa.bool_()),
-    str: _Kind(pa.string()),
-    Mapping[str, Any]: _Kind(
-        pa.string(), plain.to_text, lambda found: plain.from_text(found.as_py())
-    ),
+    list[int]: _Kind(pa.list_(pa.int32()), _as_is, _lists),
+    int: _Kind(pa.int64(), _as_is, _values),
+    bool: _Kind(pa.bool_(), _as_is, _values),
+    str: _Kind(pa.string(), _as_is, _values),
+    Mapping[str, Any]: _Kind(pa.string(), plain.to_text, _by_name),
 }
 
 
@@ -122,9 +137,13 @@ class MappedRows(Sequence[R], Generic[R]):
         return pa.ipc.open_stream(pa.memory_map(str(self.path))).read_all()
 
     @cached_property
-    def _chunks(self) -> list[tuple[list[Any], _Kind]]:
-        kinds = _kinds(self.kind)
-        return [(self._file.column(name).chunks, each) for name, each in kinds.items()]
+    def _parts(self) -> list[tuple[Callable[[int], object], ...]]:
+        """What gives the values of each column, for each part of the file."""
+        columns = [
+            [each.read(part) for part in self._file.column(name).chunks]
+            for name, each in _kinds(self.kind).items()
+        ]
+        return list(zip(*columns, strict=True))
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -160,8 +179,8 @@ class MappedRows(Sequence[R], Generic[R]):
         return MappedRows(self.path, self.kind, self.key, chosen)
 
     def _row(self, number: int) -> R:
-        batch, place = divmod(number, _BATCH)
-        return self.kind(*(each.read(chunks[batch][place]) for chunks, each in self._chunks))
+        part, place = divmod(number, _BATCH)
+        return self.kind(*(value(place) for value in self._parts[part]))
 
 
 def at(rows: Sequence[R], indices: Sequence[int]) -> Sequence[R]:

@@ -32,12 +32,12 @@ class Other:
 
 def to_text(columns: Mapping[str, Any]) -> str:
     """Columns as JSON."""
-    return json.dumps(columns, default=_marked)
+    return _ENCODER.encode(columns)
 
 
 def from_text(text: str) -> dict[str, Any]:
     """Columns from `to_text`."""
-    found: dict[str, Any] = json.loads(text, object_hook=_unmarked)
+    found: dict[str, Any] = _DECODER.decode(text)
     return found
 
 
@@ -52,3 +52,8 @@ def _marked(value: object) -> dict[str, list[str]]:
 
 def _unmarked(found: dict[str, Any]) -> object:
     return Other(*found[_MARK]) if _MARK in found else found
+
+
+# Made once: `json.dumps` and `json.loads` would make one for every row.
+_ENCODER = json.JSONEncoder(default=_marked)
+_DECODER = json.JSONDecoder(object_hook=_unmarked)

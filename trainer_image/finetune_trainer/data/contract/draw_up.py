@@ -6,7 +6,6 @@ Called by `recipes.course` through the package.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from finetune_trainer.data.contract import samples
 from finetune_trainer.data.contract.judge import Evidence, Finding, judge, refuse
 from finetune_trainer.data.contract.measure import Measures, Tokens, histogram, measure
 from finetune_trainer.data.contract.view import Viewer
+from finetune_trainer.data.mapped import lengths
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.data.treatment import Treatment
 from finetune_trainer.foreign import Tokenizer
@@ -162,7 +162,7 @@ def draw_up(prepared: Prepared[Any], subject: Subject) -> Contract:
 def _known(prepared: Prepared[Any]) -> Treatment:
     if prepared.treatment.lengths:
         return prepared.treatment
-    return Treatment(tuple(row.length for row in chain(prepared.train, prepared.evaluation)))
+    return Treatment((*lengths(prepared.train), *lengths(prepared.evaluation)))
 
 
 def _content(
@@ -173,7 +173,7 @@ def _content(
     return DataContract(
         max_length=prepared.max_length,
         plan=_plan(prepared.plan, treatment, found),
-        tokens=sum(row.length for row in prepared.train),
+        tokens=sum(lengths(prepared.train)),
         tokens_lost=sum(cut.tokens for cut in treatment.cut),
         supervised_tokens_lost=sum(cut.supervised for cut in treatment.cut),
         lengths=[LengthBucket(up_to=b.up_to, rows=b.rows) for b in histogram(treatment.lengths)],

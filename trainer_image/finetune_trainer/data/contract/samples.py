@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from finetune_trainer.data.contract.view import Stretch, View
+from finetune_trainer.data.mapped import lengths
 from finetune_trainer.data.rows import DataRow
 
 Decode = Callable[[Sequence[int]], str]
@@ -21,7 +22,8 @@ def choose(rows: Sequence[DataRow], count: int) -> list[int]:
     """Indices of the rows to show."""
     if count == 0:
         return []
-    ordered = sorted(range(len(rows)), key=lambda index: (rows[index].length, index))
+    found = lengths(rows)
+    ordered = sorted(range(len(rows)), key=lambda index: (found[index], index))
     distance = (len(ordered) - 1) / max(1, count - 1)
     places = [round(number * distance) for number in range(count)]
     return [ordered[place] for place in dict.fromkeys(places)]
