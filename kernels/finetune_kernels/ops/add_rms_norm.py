@@ -14,7 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from finetune_kernels.launch import kernels_run_on, same_device, sum_dtype, whole_row
-from finetune_kernels.ops.rms_norm import BACKWARD_PROGRAMS, MAX_COLUMNS, rms_norm_reference
+from finetune_kernels.ops.rms_norm import rms_norm_reference
+from finetune_kernels.ops.rows import backward_programs, check_rows, dense_rows
 
 
 def add_rms_norm(
@@ -38,16 +39,8 @@ def add_rms_norm(
         raise ValueError(
             f"x {tuple(x.shape)} {x.dtype} and residual {tuple(residual.shape)} {residual.dtype} differ"
         )
-    if weight.shape != x.shape[-1:]:
-        raise ValueError(
-            f"weight must be ({x.shape[-1]},) for x {tuple(x.shape)}, not {tuple(weight.shape)}"
-        )
-    if x.shape[-1] > MAX_COLUMNS:
-        raise ValueError(
-            f"rows of {x.shape[-1]} exceed the {MAX_COLUMNS} columns that registers hold; "
-            "normalise them with PyTorch"
-        )
-    same_device(x=x, residual=residual, weight=weight)
+    same_device(x=x, residual=residual)
+    check_rows(x, weight=weight)
     if not kernels_run_on(x):
         return add_rms_norm_reference(x, residual, weight, eps)
     y, total, _ = torch.ops.finetune.add_rms_norm(x, residual, weight, eps)
@@ -110,7 +103,7 @@ def _backward_kernel(
 def _forward(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, stream = (t.reshape(-1, x.shape[-1]).contiguous() for t in (x, residual))
+    rows, stream = dense_rows(x, residual)
     y = torch.empty(rows.shape, dtype=torch.result_type(x, weight), device=x.device)
     total = torch.empty_like(rows)
     r = torch.empty(rows.shape[0], dtype=sum_dtype(x.dtype), device=x.device)
@@ -133,10 +126,8 @@ def _(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, 
 def _backward(
     dy: Tensor, dtotal: Tensor, total: Tensor, weight: Tensor, r: Tensor
 ) -> tuple[Tensor, Tensor]:
-    rows, upstream, stream = (
-        t.reshape(-1, total.shape[-1]).contiguous() for t in (total, dy, dtotal)
-    )
-    programs = max(1, min(rows.shape[0], BACKWARD_PROGRAMS))
+    rows, upstream, stream = dense_rows(total, dy, dtotal)
+    programs = backward_programs(rows)
     dx = torch.empty_like(rows)
     dw = torch.empty(programs, rows.shape[1], dtype=r.dtype, device=rows.device)
     _backward_kernel[(programs,)](

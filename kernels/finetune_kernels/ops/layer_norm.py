@@ -13,8 +13,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from finetune_kernels.launch import kernels_run_on, same_device, sum_dtype, whole_row
-from finetune_kernels.ops.rms_norm import BACKWARD_PROGRAMS, MAX_COLUMNS
+from finetune_kernels.launch import kernels_run_on, sum_dtype, whole_row
+from finetune_kernels.ops.rows import backward_programs, check_rows, dense_rows
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
@@ -32,17 +32,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
     Raises:
         ValueError: The shapes or devices do not fit, or H exceeds 8192.
     """
-    if weight.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
-        raise ValueError(
-            f"weight and bias must be ({x.shape[-1]},) for x {tuple(x.shape)}, "
-            f"not {tuple(weight.shape)} and {tuple(bias.shape)}"
-        )
-    if x.shape[-1] > MAX_COLUMNS:
-        raise ValueError(
-            f"rows of {x.shape[-1]} exceed the {MAX_COLUMNS} columns that registers hold; "
-            "normalise them with PyTorch"
-        )
-    same_device(x=x, weight=weight, bias=bias)
+    check_rows(x, weight=weight, bias=bias)
     if not kernels_run_on(x):
         return layer_norm_reference(x, weight, bias, eps)
     y: Tensor = torch.ops.finetune.layer_norm(x, weight, bias, eps)[0]
@@ -100,7 +90,7 @@ def _backward_kernel(
 
 @torch.library.custom_op("finetune::layer_norm", mutates_args=())
 def _forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    rows = x.reshape(-1, x.shape[-1]).contiguous()
+    (rows,) = dense_rows(x)
     y = torch.empty_like(rows)
     mean = torch.empty(rows.shape[0], dtype=sum_dtype(x.dtype), device=x.device)
     r = torch.empty_like(mean)
@@ -122,8 +112,8 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tens
 def _backward(
     dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, r: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, upstream = (t.reshape(-1, x.shape[-1]).contiguous() for t in (x, dy))
-    programs = max(1, min(rows.shape[0], BACKWARD_PROGRAMS))
+    rows, upstream = dense_rows(x, dy)
+    programs = backward_programs(rows)
     dx = torch.empty_like(rows)
     dw = torch.empty(programs, rows.shape[1], dtype=r.dtype, device=x.device)
     db = torch.empty_like(dw)

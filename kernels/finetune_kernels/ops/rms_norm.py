@@ -13,14 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from finetune_kernels.launch import kernels_run_on, same_device, sum_dtype, whole_row
-
-# A row and a sum of rows stay in the registers of one program: backward passes of wider rows spill, on
-# every chip and with any number of warps. Models of 70B parameters have rows of 8192.
-MAX_COLUMNS = 8192
-# Each program of the backward pass sums dw over many rows in registers before it stores once; this
-# many programs keep every multiprocessor of today's chips (at most 160) busy.
-BACKWARD_PROGRAMS = 256
+from finetune_kernels.launch import kernels_run_on, sum_dtype, whole_row
+from finetune_kernels.ops.rows import backward_programs, check_rows, dense_rows
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
@@ -37,16 +31,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
     Raises:
         ValueError: The shapes or devices do not fit, or H exceeds 8192.
     """
-    if weight.shape != x.shape[-1:]:
-        raise ValueError(
-            f"weight must be ({x.shape[-1]},) for x {tuple(x.shape)}, not {tuple(weight.shape)}"
-        )
-    same_device(x=x, weight=weight)
-    if x.shape[-1] > MAX_COLUMNS:
-        raise ValueError(
-            f"rows of {x.shape[-1]} exceed the {MAX_COLUMNS} columns that registers hold; "
-            "normalise them with PyTorch"
-        )
+    check_rows(x, weight=weight)
     if not kernels_run_on(x):
         return rms_norm_reference(x, weight, eps)
     y: Tensor = torch.ops.finetune.rms_norm(x, weight, eps)[0]
@@ -98,7 +83,7 @@ def _backward_kernel(
 
 @torch.library.custom_op("finetune::rms_norm", mutates_args=())
 def _forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    rows = x.reshape(-1, x.shape[-1]).contiguous()
+    (rows,) = dense_rows(x)
     y = torch.empty(rows.shape, dtype=torch.result_type(x, weight), device=x.device)
     r = torch.empty(rows.shape[0], dtype=sum_dtype(x.dtype), device=x.device)
     if rows.shape[0]:
@@ -122,9 +107,8 @@ def _(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("finetune::rms_norm_backward", mutates_args=())
 def _backward(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    # Upstream gradients may be expanded (`y.sum()` gives stride 0): a dense copy is made of those.
-    rows, upstream = (t.reshape(-1, x.shape[-1]).contiguous() for t in (x, dy))
-    programs = max(1, min(rows.shape[0], BACKWARD_PROGRAMS))
+    rows, upstream = dense_rows(x, dy)
+    programs = backward_programs(rows)
     dx = torch.empty_like(rows)
     dw = torch.empty(programs, rows.shape[1], dtype=r.dtype, device=x.device)
     _backward_kernel[(programs,)](

@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import nn
 
-from finetune_kernels.ops.rms_norm import MAX_COLUMNS
+from finetune_kernels.ops.rows import MAX_COLUMNS
 from finetune_kernels.patching import Foreign, adapted
 from finetune_kernels.patching.architectures import GATES, is_a, is_familiar
 from finetune_kernels.patching.forwards import (
