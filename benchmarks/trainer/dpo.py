@@ -1,7 +1,8 @@
 """The case DPO: LoRA on pairs of answers to prompts longer than they, against TRL's DPOTrainer.
 
-Ours asks the reference in each step, as TRL does by its defaults, so that no contestant's steps leave out
-work that another's hold; one of TRL's contestants has done it before, and that time is not counted.
+Ours asks the reference in each step, in the policy's pass, as TRL does by its defaults in one of its own, so
+that no contestant's steps leave out work that another's hold; one of TRL's has done it before the first, and
+that time is not counted.
 TRL's default precision is left out: products in bfloat16 take ten times as long on a CPU without them.
 """
 

@@ -132,13 +132,16 @@ def _patch(model: Model, temperature: float, *, shared: bool, entropies: bool) -
         labels = named["labels"]
         wanted, walk = labels[:, 1:] != IGNORED, reference_lane.walk if reference else _policy
         hidden, *beside = _wanted_states(self, named, wanted, walk, shared=shared)
-        asked = labels[:, 1:][wanted]
+        asked, logs = labels[:, 1:][wanted], None
+        if reference:
+            # First, and let go of: the policy's turn is the peak of a step.
+            with torch.no_grad():
+                lane = beside.pop()
+                logs = _figures(self, lane, asked, temperature, entropies=False).log_probs
+                del lane
         figures = _figures(self, hidden, asked, temperature, entropies)
         found = _output(figures, wanted, hidden if states else None)
-        for lane in beside:
-            with torch.no_grad():
-                logs = _figures(self, lane, asked, temperature, entropies=False).log_probs
-            found.reference = _spread(logs, wanted)
+        found.reference = None if logs is None else _spread(logs, wanted)
         return found
 
     before = head.take_over(model, "fused_lm_head", run)

@@ -1,9 +1,9 @@
 """The policy and its reference in one pass: each layer runs for both before the next one is read.
 
 The reference is the model without its adapter. Asked by itself, it is a second walk through all weights; here
-it is a lane beside the policy's. While the model runs, each layer's forward first takes the policy's hidden
-states, as ever, and then the lane's: without gradients, with the adapters of that layer off and the layer in
-evaluation mode. So a layer's weights are gathered, read and dequantised while they are at hand, masks and
+it is a lane beside the policy's. While the model runs, each layer's forward first takes the lane's hidden
+states, without gradients, with the adapters of that layer off and the layer in evaluation mode, and then the
+policy's, as ever. So a layer's weights are gathered, read and dequantised while they are at hand, masks and
 rotary embeddings are made once, and the backward pass knows nothing of the lane: what it computes again is
 the forward beneath. The products are those of two passes, and so are all numbers, to the bit.
 
@@ -11,100 +11,21 @@ Called by `answer_head`; `why_not` by the trainers that ask a reference in each 
 on the instances of one model, for the time of a call. Does not know heads, losses or batches.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import torch
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from finetune_trainer.fast.head import base_of
 from finetune_trainer.fast.recompute import layers_of
+from finetune_trainer.fast.switched_parts import SWITCHED, Backbone, Part, parts_of, turn
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.sharded import unwrapped
 
-_SWITCHED = (BaseTunerLayer, AuxiliaryTrainingWrapper)
 _TRIED = 8
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a model, and what of it must be switched for the lane.
-
-    Attributes:
-        module: The part.
-        inside: All modules in it.
-        adapters: Those that have an adapter, or a trained copy, to be switched off.
-    """
-
-    module: nn.Module
-    inside: tuple[nn.Module, ...]
-    adapters: tuple[Foreign, ...]
-
-    @classmethod
-    def of(cls, module: nn.Module) -> "Part":
-        """The part that a module is."""
-        inside = tuple(module.modules())
-        return cls(module, inside, tuple(each for each in inside if isinstance(each, _SWITCHED)))
-
-    @contextmanager
-    def before_training(self) -> Iterator[None]:
-        """As it was before training, in evaluation mode and without gradients."""
-        training = [each for each in self.inside if each.training]
-        on = [each for each in self.adapters if not each.disable_adapters]
-        _turn(training, on, to=False)
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            _turn(training, on, to=True)
-
-
-def _turn(modules: Sequence[nn.Module], adapters: Sequence[Foreign], *, to: bool) -> None:
-    for module in modules:
-        # nn.Module looks a name up in three tables before it sets one, which thin layers notice.
-        module.__dict__["training"] = to
-    for adapter in adapters:
-        # PEFT's own switch would take the gradients off weights that the policy's graph holds.
-        adapter._disable_adapters = not to
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """The parts of a model that hidden states go through.
-
-    Attributes:
-        model: All of it but the head.
-        layers: One after the other.
-        others: What stands before, after and beside them.
-    """
-
-    model: Model
-    layers: tuple[Part, ...]
-    others: tuple[Part, ...]
-
-    @classmethod
-    def of(cls, model: Model) -> "Backbone":
-        """The parts of a language model for which `why_not` knows nothing."""
-        backbone = base_of(model).base_model
-        layers = layers_of(backbone)
-        others = [
-            each
-            for each in backbone.children()
-            if not isinstance(each, nn.ModuleList) or not set(layers) & set(each)
-        ]
-        return cls(backbone, tuple(map(Part.of, layers)), tuple(map(Part.of, others)))
-
-    @property
-    def enters_alike(self) -> bool:
-        """Whether policy and reference give their first layer the same."""
-        inside = [each for part in self.others for each in part.inside]
-        dropout = any(isinstance(each, nn.Dropout) and each.training and each.p for each in inside)
-        return not dropout and not any(part.adapters for part in self.others)
 
 
 @dataclass
@@ -129,18 +50,19 @@ class _Lane:
         def run(hidden: Tensor, *rest: Foreign, **named: Foreign) -> Foreign:
             self._require(hidden)
             layout = named.get("layout")
-            asked = [_asked(layout)]
-            found = forward(hidden, *rest, **named)
-            asked.append(_asked(layout))
+            before = _asked(layout)
             beside = hidden.detach() if self.states is None else self.states.to(hidden.dtype)
+            # First, so that its working memory is free again when the policy begins to keep things.
             with part.before_training():
                 self.states = _states(forward(beside, *rest, **named))
-            self.policy, self.layers = _states(found), self.layers + 1
+            asked = _asked(layout) - before
             if layout is not None:
-                if _asked(layout) - asked[1] != asked[1] - asked[0]:
-                    raise RuntimeError("a layer saw the rows of the reference undivided")
                 # Counted for one model, by whoever checks that every layer has asked.
-                layout.layers = asked[1]
+                layout.layers = before
+            found = forward(hidden, *rest, **named)
+            if _asked(layout) - before != asked:
+                raise RuntimeError("a layer asked for the layout of its rows for one of both alone")
+            self.policy, self.layers = _states(found), self.layers + 1
             return found
 
         return run
@@ -149,12 +71,12 @@ class _Lane:
         """The forward of what is no layer: for both, if it takes what the last layer gave."""
 
         def run(*given: Foreign, **named: Foreign) -> Foreign:
-            found = forward(*given, **named)
-            if self.policy is not None and given and _same(given[0], self.policy):
-                with part.before_training():
-                    self.states = forward(self.states, *given[1:], **named)
-                self.policy, self.closed = found, True
-            return found
+            if self.policy is None or not given or not _same(given[0], self.policy):
+                return forward(*given, **named)
+            with part.before_training():
+                self.states = forward(self.states, *given[1:], **named)
+            self.policy, self.closed = forward(*given, **named), True
+            return self.policy
 
         return run
 
@@ -184,7 +106,7 @@ def walk(model: Model, given: dict[str, Foreign]) -> tuple[Tensor, Tensor]:
     Raises:
         RuntimeError: The hidden states took a way that is not known.
     """
-    parts = _parts(model)
+    parts = parts_of(model)
     lane = _Lane()
     if not parts.enters_alike:
         lane.states = _entry(parts, given)
@@ -247,7 +169,7 @@ def why_not(model: Model) -> str | None:
         return "no adapter can be switched off"
     if plain.active_peft_config.is_prompt_learning:
         return "the adapter lives in the prompt"
-    if not any(isinstance(each, _SWITCHED) for each in base.modules()):
+    if not any(isinstance(each, SWITCHED) for each in base.modules()):
         return "the adapter is no part of the model's layers"
     layers = layers_of(base.base_model)
     stacks = [each for each in base.base_model.children() if isinstance(each, nn.ModuleList)]
@@ -266,7 +188,7 @@ def _tried(policy: Model, base: Model) -> str | None:
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
     training = [each for each in policy.modules() if each.training]
     try:
-        _turn(training, [], to=False)
+        turn(training, [], to=False)
         both = walk(base, given)
         alone = [base.base_model(**given).last_hidden_state]
         with policy.disable_adapter():
@@ -274,20 +196,10 @@ def _tried(policy: Model, base: Model) -> str | None:
     except (RuntimeError, TypeError) as error:
         return f"its layers are not walked as others are: {error}"[:300]
     finally:
-        _turn(training, [], to=True)
+        turn(training, [], to=True)
     if not all(map(torch.equal, both, alone)):
         return "policy and reference said something else on a few tokens than in two passes"
     return None
-
-
-_known: WeakKeyDictionary[nn.Module, Backbone] = WeakKeyDictionary()
-
-
-def _parts(model: Model) -> Backbone:
-    # A model has thousands of modules, which do not change while it is trained.
-    if model not in _known:
-        _known[model] = Backbone.of(model)
-    return _known[model]
 
 
 def _states(found: Foreign) -> Tensor:
