@@ -1,7 +1,7 @@
 """Memory that is free already, given back to the machine.
 
-Called by `recipes.course` between training and verifying, each of which holds a whole model. Allocators keep
-what was freed for the next request; a pod's limit counts it all the same.
+Called by `recipes.course` once texts are token rows, and between training and verifying, each of which
+holds a whole model. Allocators keep what was freed for the next request, and a pod's limit counts it.
 """
 
 import ctypes
@@ -14,7 +14,12 @@ def give_back() -> None:
     """Collect what nothing refers to, and return what the allocators of GPU and CPU keep."""
     gc.collect()
     torch.cuda.empty_cache()
+    trim()
+
+
+def trim() -> None:
+    """Return what the allocator of the CPU keeps, of which nothing need be collected."""
     # glibc has it; other C libraries return memory by themselves, or cannot.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    of_library = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if of_library is not None:
+        of_library(0)

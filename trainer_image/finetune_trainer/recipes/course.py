@@ -88,6 +88,7 @@ def prepare(recipe: Recipe, context: Context, machine: Machine | None = None) ->
     padding = recipe.pad(tokenizer)
     data = keep_contract(recipe.prepare(context, tokenizer, config), context, tokenizer)
     context.examples.release()
+    freed.trim()
     divisor = context.run.micro_batch_divisor
     settings, chosen = divided(*recipe.resolve(spec, machine, data), divisor)
     resolved = [*context.resolved, *context.examples.resolved, *data.resolved, *padding, *chosen]
