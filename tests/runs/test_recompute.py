@@ -85,7 +85,8 @@ def batch(*, flat: bool) -> Any:
 
 def saved(net: Any, given: Any, *, half: bool = False) -> int:
     with measured_memory.saved(net) as total, torch.autocast("cpu", torch.bfloat16, enabled=half):
-        net(**given, read=loss.summed_loss)
+        result = net(**given, read=loss.summed_loss)
+    del result
     return total[0]
 
 
@@ -226,8 +227,8 @@ def test_bytes_that_are_kept_fall_as_the_plan_says(
     inside = [p for n, p in outline.named_parameters() if ".layers.0." in n or ".h.0." in n]
     if half and tuning == "Full":
         kept -= 2 * sum(each.numel() for each in inside if each.dim() > 1)
-    # Never less than is kept, and not half as much again.
-    assert kept <= planned.kept <= 1.5 * kept
+    # Never less than is kept, and not a third as much again.
+    assert kept <= planned.kept <= 1.3 * kept
     # What is left are the inputs, the last norm and the loss.
     inputs = LAYERS * planned.block_input
     assert inputs < found[LAYERS] <= inputs + planned.loss

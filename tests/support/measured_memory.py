@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -26,20 +27,31 @@ def _peak(work: Callable[[], object]) -> int:
     return max(accumulate(each.nbytes() for each in sorted(taken, key=lambda e: e.start_ns())))
 
 
+class _Held:
+    """A tensor for as long as autograd keeps it."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        # A result that is saved would keep the graph that it came from, and so itself.
+        self.tensor = tensor.detach()
+
+
 @contextmanager
 def saved(net: Any) -> Iterator[list[int]]:
-    """Bytes that autograd saves, beside what belongs to the model; each storage once."""
+    """Bytes that autograd saves, beside what belongs to the model; each storage once.
+
+    What is saved for a graph that is dropped before the end does not count. Results of the work must be
+    kept until then.
+    """
     own = {each.untyped_storage().data_ptr() for each in net.parameters()}
-    found: dict[int, torch.Tensor] = {}
+    found: WeakSet[_Held] = WeakSet()
     total: list[int] = []
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        place = tensor.untyped_storage().data_ptr()
-        if place not in own:
-            # Held, so that its place is not given to another.
-            found[place] = tensor
-        return tensor
+    def pack(tensor: torch.Tensor) -> _Held:
+        found.add(held := _Held(tensor))
+        return held
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
         yield total
-    total.append(sum(each.untyped_storage().nbytes() for each in found.values()))
+    storages = [each.tensor.untyped_storage() for each in found]
+    sizes = {each.data_ptr(): each.nbytes() for each in storages}
+    total.append(sum(size for place, size in sizes.items() if place not in own))

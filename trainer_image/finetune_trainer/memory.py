@@ -123,7 +123,7 @@ def estimate(
     layers = of_layers(outline, config, spec, settings, largest, beside)
     kept = _activations(layers, settings)
     return Memory(
-        weights=weights + _casts(trained, settings),
+        weights=weights + casts(outline, settings),
         gradients=4 * trained,
         optimizer=round(OPTIMIZER_BYTES[settings.optimizer] * trained),
         activations=kept - layers.loss,
@@ -166,10 +166,16 @@ def _activations(layers: LayerMemory, settings: Settings) -> int:
     return layers.total(planned.layers, offload=planned.offload)
 
 
-def _casts(trained: int, settings: Settings) -> int:
-    """Autocast keeps what it cast to bfloat16 until the forward pass is over; of parts it casts nothing."""
-    whole = "weights" not in settings.strategy.parts
-    return 2 * trained if settings.precision == "BFloat16" and whole else 0
+def casts(outline: Model, settings: Settings) -> int:
+    """Bytes that autocast keeps of weights until the forward pass is over; of parts it casts nothing."""
+    if settings.precision != "BFloat16" or "weights" in settings.strategy.parts:
+        return 0
+    tables = {id(each.weight) for each in outline.modules() if isinstance(each, nn.Embedding)}
+    head = outline.get_output_embeddings()
+    tables -= {id(head.weight)} if head is not None else set()
+    # Experts have their weights in one tensor, and autocast leaves them alone, as it does tables.
+    cast = (p for p in outline.parameters() if p.requires_grad and p.dim() < 3)
+    return sum(2 * each.numel() for each in cast if id(each) not in tables)
 
 
 def _loss(

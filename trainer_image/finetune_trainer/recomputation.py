@@ -45,6 +45,8 @@ class LayerMemory:
         block_input: Of the input of one layer.
         loss: Of what the output layer and the loss take; free again when the layers' backward pass begins.
         working: Of what the backward pass of one layer takes beside what that layer kept.
+        light: How many of them keep less, the first ones: those of an encoder.
+        kept_light: Of one of these.
     """
 
     layers: int
@@ -52,6 +54,8 @@ class LayerMemory:
     block_input: int
     loss: int = 0
     working: int = 0
+    light: int = 0
+    kept_light: int = 0
 
     def total(self, recomputed: int, *, offload: bool = False) -> int:
         """Of the layers and the loss, at the peak of a step.
@@ -61,10 +65,12 @@ class LayerMemory:
             offload: Whether these inputs wait elsewhere, but for two on their way.
         """
         inputs = min(recomputed, 2) if offload else recomputed
-        kept = self.layers - recomputed
+        light = max(0, self.light - recomputed)
+        heavy = self.layers - recomputed - light
+        kept = light * self.kept_light + heavy * self.kept
         last = max(self.loss, self.working if kept else 0)
         computed_again = self.kept + self.working if recomputed else 0
-        return inputs * self.block_input + max(kept * self.kept + last, computed_again)
+        return inputs * self.block_input + max(kept + last, computed_again)
 
 
 def plan(memory: LayerMemory, room: int, *, offload: bool = False) -> Recomputation:
