@@ -160,6 +160,21 @@ def test_rows_of_every_kind_are_kept(tmp_path: Path, kind: str, data: dict[str, 
     assert draw_up(kept, subject) == draw_up(held, subject)
 
 
+def test_one_message_tells_all_unknown_labels(tmp_path: Path) -> None:
+    """Also of more rows than are encoded at once."""
+    known, unknown = (
+        to_examples([Row(row, f"t:{n}") for n, row in enumerate(rows)], "Labelled")
+        for rows in (classes(20), [{"text": "a", "label": "violet"}] * 600)
+    )
+    examples = Examples(known, unknown, "Labelled", "Completions", [])
+    told = []
+    for store in (None, TokenStore(tmp_path)):
+        with pytest.raises(TrainerError, match=r"^600 labels") as error:
+            class_rows(replace(given(store, tokenizer_for("bert")), examples=examples))
+        told.append(str(error.value))
+    assert told[0] == told[1]
+
+
 def test_columns_that_json_does_not_know_say_the_same(tmp_path: Path) -> None:
     columns = {"prompt": "a", "day": date(2026, 1, 2), "price": Decimal("1.50"), "raw": [b"x"]}
     rows = [PromptRow([1, 2], columns, "t.parquet row 1")]
@@ -285,7 +300,7 @@ def anonymous_memory() -> int:
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
-    tokens, count = 400, 20_000
+    tokens, count = 400, 10_000
 
     def rows() -> Iterator[TokenRow]:
         for number in range(count):
