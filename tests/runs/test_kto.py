@@ -117,6 +117,13 @@ def test_the_loss_follows_from_plain_logits(build: Any, model_folder: Path) -> N
     assert log["kl"] == pytest.approx(z0, abs=1e-4)
 
 
+def test_one_pass_teaches_what_two_teach_to_the_bit(build: Any) -> None:
+    one, two = (build(replace(SETTINGS, learning_rate=0.01), precompute=False) for _ in range(2))
+    assert [each.value for each in one.told_in_steps()] == ["one pass for policy and reference"]
+    two.against_one_pass = "to see what it is without"
+    assert losses(one) == losses(two)
+
+
 @pytest.mark.parametrize("precompute", [True, False])
 def test_loss_is_the_same_however_a_step_is_split(build: Any, precompute: bool) -> None:
     # 10 rows in batches of 4: the third step holds two.

@@ -3,9 +3,10 @@
 The reference is the model without its adapter. Asked by itself, it is a second walk through all weights; here
 it is a lane beside the policy's. While the model runs, each layer's forward first takes the lane's hidden
 states, without gradients, with the adapters of that layer off and the layer in evaluation mode, and then the
-policy's, as ever. So a layer's weights are gathered, read and dequantised while they are at hand, masks and
-rotary embeddings are made once, and the backward pass knows nothing of the lane: what it computes again is
-the forward beneath. The products are those of two passes, and so are all numbers, to the bit.
+policy's, as ever. So a layer's weights are gathered once and read while they are at hand (a base of 4 bits is
+dequantised by each), masks and rotary embeddings are made once, and the backward pass knows nothing of the
+lane: what it computes again is the forward beneath. The products are those of two passes, and so are all
+numbers, to the bit.
 
 Called by `answer_head`; `why_not` by the trainers that ask a reference in each step. Forwards are exchanged
 on the instances of one model, for the time of a call. Does not know heads, losses or batches.
