@@ -171,6 +171,7 @@ def kill_at_record(number: int) -> Act:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     tiny_model(folder / "policy", hidden=32, layers=1, positions=128)
+    tiny_model(folder / "deep", hidden=32, layers=3, positions=128)
     taste_model(folder / "taste", AutoTokenizer.from_pretrained(folder / "policy"))
     tiny_model(folder / "teacher", hidden=64, layers=1, positions=128, seed=3)
     tiny_model(folder / "bert", "bert", hidden=32, layers=1)
@@ -251,6 +252,13 @@ CASES = {
         "pairs", 20, 7, {"tuning": {"type": "AdaLoRA", "adalora": ADALORA}, "tuning.lora": ABSENT}
     ),
     "PiSSA": Case("pairs", 8, 4, {"tuning.lora": {"rank": 4, "variant": "PiSSA"}}),
+    # Three layers, whose inputs wait elsewhere and are computed on again with the dropout that they had.
+    "offloaded": Case(
+        "pairs",
+        8,
+        4,
+        {"model": {"source": "MODELS/deep"}, "training.gradientCheckpointing": "Offload"},
+    ),
     "streamed": Case("pairs", 12, 9, {"data.streaming": True, "data.evaluation": ABSENT}),
     "fill-mask": Case("texts", 14, 10, {"model": {"source": "MODELS/bert", "task": "fill-mask"}}),
     "DPO": Case("preferences", 18, 10, {"method": {"type": "DPO"}}),
@@ -291,6 +299,9 @@ def test_a_killed_run_ends_as_the_undisturbed_one(name: str, models: Path, tmp_p
     assert report is not None
     assert report.resumed is not None
     assert report.resumed.step == at - 1
+    told = {each.field: each.value for each in report.resolved or ()}
+    asked = changes.get("training.gradientCheckpointing")
+    assert asked in (None, told["training.gradientCheckpointing"])
     steps = [each.progress.step for each in records if each.progress.phase == "Training"]
     assert min(step for step in steps if step) == at
 
