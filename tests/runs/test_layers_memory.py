@@ -16,8 +16,8 @@ from transformers import (
 
 from finetune_trainer import heads, memory, resolve
 from finetune_trainer import model as models
-from finetune_trainer.activations import Pass
 from finetune_trainer.fast import recompute
+from finetune_trainer.layer_shape import Pass
 from finetune_trainer.recomputation import LayerMemory, Recomputation
 from finetune_trainer.tuning.apply import apply
 from support import measured_memory

@@ -12,9 +12,9 @@ from trl.trainer.utils import add_fused_lm_head
 
 from finetune_trainer import heads, memory, resolve, writing
 from finetune_trainer import model as models
-from finetune_trainer.activations import Pass
 from finetune_trainer.answering import Sampling, write_answers
 from finetune_trainer.held_out import HeldOut
+from finetune_trainer.layer_shape import Pass
 from finetune_trainer.ppo import reading
 from finetune_trainer.ppo.policy import ValueHead
 from finetune_trainer.reference import Reference

@@ -14,12 +14,12 @@ from trl.models.utils import disable_gradient_checkpointing
 from finetune_kernels import patch
 from finetune_trainer import heads, memory, resolve
 from finetune_trainer import model as models
-from finetune_trainer.activations import Pass
 from finetune_trainer.batches import Collator
 from finetune_trainer.data.rows import PreferenceRow, TokenRow
 from finetune_trainer.fast import head, loss, prefix_attention, recompute
 from finetune_trainer.fast.flat import FlatCollator
 from finetune_trainer.fast.offload import BUFFERS, BlockInputs, Parked
+from finetune_trainer.layer_shape import Pass
 from finetune_trainer.recipes import passes
 from finetune_trainer.recomputation import Recomputation
 from finetune_trainer.tuning.apply import apply
@@ -231,7 +231,9 @@ def test_bytes_that_are_kept_fall_as_the_plan_says(
     assert kept <= planned.kept <= 1.3 * kept
     # What is left are the inputs, the last norm and the loss.
     inputs = LAYERS * planned.block_input
-    assert inputs < found[LAYERS] <= inputs + planned.loss
+    # The gradient of hidden states waits in float32; logits do not wait at all.
+    logits = (14 if half else 12) * 2 * TOKENS * config.vocab_size
+    assert inputs < found[LAYERS] <= inputs + planned.loss - logits
 
 
 def test_inputs_of_layers_wait_elsewhere_until_their_turn(

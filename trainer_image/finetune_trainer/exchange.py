@@ -8,9 +8,9 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from finetune_trainer.activations import WIDTHS
 from finetune_trainer.fast import recompute
 from finetune_trainer.foreign import Model
+from finetune_trainer.layer_shape import WIDTHS
 from finetune_trainer.resolve import Settings
 from finetune_trainer.zero_config import BUCKET
 

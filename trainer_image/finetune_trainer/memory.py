@@ -16,9 +16,9 @@ from finetune_api.v1alpha1.method import MethodType
 from finetune_api.v1alpha1.tuning import Quantization, Tuning, TuningType
 from finetune_kernels.ops.head import rows_of_a_chunk
 from finetune_trainer import activations
-from finetune_trainer.activations import WIDTHS, Pass
 from finetune_trainer.exchange import between_processes
 from finetune_trainer.foreign import Model, ModelConfig
+from finetune_trainer.layer_shape import WIDTHS, Pass
 from finetune_trainer.recomputation import LayerMemory, Recomputation
 from finetune_trainer.resolve import Settings
 from finetune_trainer.strategies import Strategy

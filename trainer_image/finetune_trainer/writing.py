@@ -7,9 +7,9 @@ of these only the largest counts, and only where it is larger than that pass. Mo
 from dataclasses import dataclass
 
 from finetune_trainer import activations
-from finetune_trainer.activations import WIDTHS
 from finetune_trainer.answering import ROWS_AT_ONCE
 from finetune_trainer.foreign import Model, ModelConfig
+from finetune_trainer.layer_shape import WIDTHS, Shape
 from finetune_trainer.resolve import Settings
 
 ONLINE = ("PPO", "GRPO", "RLOO", "Distillation")
@@ -72,7 +72,7 @@ class Answering:
 
 def written(outline: Model, config: ModelConfig, settings: Settings, how: Answering) -> int:
     """Bytes while answers are written: keys and values of all tokens, and what draws the next ones."""
-    shape = activations.Shape.of(outline, config, settings)
+    shape = Shape.of(outline, config, settings)
     width = WIDTHS[settings.weights]
     token = 2 * shape.keys * width
     length = how.prompt + how.answer

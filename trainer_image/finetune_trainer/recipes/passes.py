@@ -10,9 +10,9 @@ from typing import Any
 
 from finetune_kernels import patch
 from finetune_trainer import heads, model, writing
-from finetune_trainer.activations import Pass
 from finetune_trainer.fast import answer_head, choice, recompute
 from finetune_trainer.foreign import Model, ModelConfig
+from finetune_trainer.layer_shape import Pass
 from finetune_trainer.memory import PAIRED, padded
 from finetune_trainer.opening import config_of
 from finetune_trainer.recipes.recipe import Ready
