@@ -39,6 +39,12 @@ def test_the_backward_pass_of_a_layer_needs_room_too() -> None:
     assert layers.total(4, offload=True) == 20 + 100 + 70
 
 
+def test_layers_of_an_encoder_keep_less_and_come_first() -> None:
+    layers = LayerMemory(layers=4, kept=100, block_input=10, light=2, kept_light=40)
+    found = [layers.total(recomputed) for recomputed in range(5)]
+    assert found == [80 + 200, 10 + 40 + 200, 20 + 200, 30 + 100, 40 + 100]
+
+
 def test_a_plan_in_words() -> None:
     words = [str(Recomputation(layers, 30)) for layers in (0, 12, 30)]
     assert words == ["Disabled", "12 of 30 layers", "Enabled"]
