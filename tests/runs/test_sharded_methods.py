@@ -42,7 +42,12 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "dpo-full-zero3": {**PAIRS, **FULL, "method": {"type": "DPO", "dpo": KEPT}},
     "ipo-fsdp": {**PAIRS, "method": {"type": "IPO", "ipo": KEPT}, "training.microBatchSize": 2},
-    "orpo-full-fsdp": {**PAIRS, **FULL, "method": {"type": "ORPO"}},
+    "orpo-full-fsdp": {
+        **PAIRS,
+        **FULL,
+        "method": {"type": "ORPO"},
+        "training.precision": "BFloat16",
+    },
     "simpo-ia3-zero1": {**PAIRS, "tuning": {"type": "IA3"}, "method": {"type": "SimPO"}},
     "kto-zero3": {**JUDGED, "method": {"type": "KTO", "kto": KEPT}},
     "reward-fsdp": {**PAIRS, "method": {"type": "Reward"}},

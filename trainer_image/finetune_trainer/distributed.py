@@ -6,11 +6,12 @@ Called by `recipes.course` once every process has its rows, by `recipes.session`
 
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import wraps
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -105,10 +106,28 @@ def install(trainer: Foreign, settings: Settings) -> list[Resolved]:
             trainer.get_train_dataloader = lambda: spread(divided())
             trainer.accelerator.gather = uneven(trainer.accelerator.gather)
         if settings.strategy.name == "FSDP":
-            plugin = trainer.accelerator.state.fsdp_plugin
-            plugin.transformer_cls_names_to_wrap = layer_classes(trainer.model)
+            _shard_layers(trainer, settings)
         trainer.add_callback(_Attestation(trainer, settings, seen))
     return seen
+
+
+def _shard_layers(trainer: Foreign, settings: Settings) -> None:
+    plugin = trainer.accelerator.state.fsdp_plugin
+    plugin.transformer_cls_names_to_wrap = layer_classes(trainer.model)
+    # Weights keep their dtype and the arithmetic is autocast, as with the other strategies. The library's own
+    # policy has norms and sums of gradients in bfloat16, and rounds losses and log-probabilities to it.
+    plugin.mixed_precision_policy = MixedPrecisionPolicy(cast_forward_inputs=False)
+    forward = trainer.model.forward
+
+    half = settings.precision == "BFloat16"
+
+    # Without a cache, which would hold what is made of every layer's weights until the pass is over.
+    @wraps(forward)
+    def run(*arguments: Foreign, **named: Foreign) -> Foreign:
+        with torch.autocast(settings.device, torch.bfloat16, enabled=half, cache_enabled=False):
+            return forward(*arguments, **named)
+
+    trainer.model.forward = run
 
 
 class _Attestation(TrainerCallback):

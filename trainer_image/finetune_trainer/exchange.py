@@ -33,7 +33,7 @@ def between_processes(outline: Model, settings: Settings) -> int:
         # Buckets, out of which gradients are copied.
         return _GRADIENT * trained
     if name == "FSDP":
-        return _fsdp(outline, WIDTHS[settings.precision])
+        return _fsdp(outline, settings)
     if not settings.strategy.zero:
         return 0
     # While one bucket is sent, the next one fills; it is as large whatever the model is.
@@ -41,18 +41,19 @@ def between_processes(outline: Model, settings: Settings) -> int:
     return buckets + (_zero3(outline, settings) if name == "ZeRO3" else 0)
 
 
-def _fsdp(outline: Model, width: int) -> int:
+def _fsdp(outline: Model, settings: Settings) -> int:
     """Of torch's `fully_shard`: accelerate takes layers, embeddings and output layer each for itself."""
     layers = recompute.layers_of(outline) or [outline]
-    layer = max(_numbers(each.parameters()) for each in layers)
+    layer = max(_bytes(each.parameters(), settings) for each in layers)
     trained = max(_numbers(p for p in each.parameters() if p.requires_grad) for each in layers)
     inside = {id(each) for one in layers for each in one.parameters()}
     embeddings = _own(outline.get_input_embeddings()) - _own(outline.get_output_embeddings())
-    first = _numbers(each for each in outline.parameters() if id(each) in embeddings)
-    last = _numbers(each for each in outline.parameters() if id(each) not in inside | embeddings)
+    others = [each for each in outline.parameters() if id(each) not in inside]
+    first = _bytes((each for each in others if id(each) in embeddings), settings)
+    last = _bytes((each for each in others if id(each) not in embeddings), settings)
     # One layer computes and the next one arrives; gradients of one are summed while those of the one before
     # are sent; the output layer stays from the end of the forward pass on.
-    return width * max(2 * layer + 2 * trained + last, first)
+    return max(2 * layer + 2 * _GRADIENT * trained + last, first)
 
 
 def _zero3(outline: Model, settings: Settings) -> int:
@@ -60,9 +61,26 @@ def _zero3(outline: Model, settings: Settings) -> int:
     frozen = _numbers(each for each in outline.parameters() if not each.requires_grad)
     trained = _numbers(each for each in outline.parameters() if each.requires_grad)
     share = min(1.0, _ZERO_LIVE / max(1, frozen + trained))
-    casts = 2 * trained if settings.precision == "BFloat16" else 0
     gathered = WIDTHS[settings.weights] * frozen + WIDTHS["Float32"] * trained
+    casts = 2 * trained if settings.precision == "BFloat16" else 0
     return round(share * gathered) + casts
+
+
+def kept_of_layer(outline: Model, settings: Settings) -> int:
+    """Bytes of what autocast makes of a layer's trained weights: FSDP lets go of these, and not of that.
+
+    A layer that computes again keeps none of it.
+    """
+    if settings.strategy.name != "FSDP" or settings.precision != "BFloat16":
+        return 0
+    layers = recompute.layers_of(outline) or [outline]
+    return 2 * max(_numbers(p for p in each.parameters() if p.requires_grad) for each in layers)
+
+
+def _bytes(parameters: Iterable[nn.Parameter], settings: Settings) -> int:
+    """Of weights, each in its own dtype."""
+    own = {True: WIDTHS["Float32"], False: WIDTHS[settings.weights]}
+    return sum(own[each.requires_grad] * each.numel() for each in parameters)
 
 
 def _own(module: nn.Module | None) -> set[int]:

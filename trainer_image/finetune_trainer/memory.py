@@ -16,7 +16,7 @@ from finetune_api.v1alpha1.method import MethodType
 from finetune_api.v1alpha1.tuning import Quantization, Tuning, TuningType
 from finetune_kernels.ops.head import rows_of_a_chunk
 from finetune_trainer import activations
-from finetune_trainer.exchange import between_processes
+from finetune_trainer.exchange import between_processes, kept_of_layer
 from finetune_trainer.foreign import Model, ModelConfig
 from finetune_trainer.layer_shape import WIDTHS, Pass
 from finetune_trainer.recomputation import LayerMemory, Recomputation
@@ -148,7 +148,8 @@ def of_layers(
     largest = largest or padded(spec, settings)
     found = activations.of_layers(outline, config, spec.tuning, settings, largest)
     loss = _loss(outline, config, spec, settings, largest)
-    return replace(found, loss=loss + beside.reading)
+    kept = found.kept + kept_of_layer(outline, settings)
+    return replace(found, kept=kept, loss=loss + beside.reading)
 
 
 def padded(spec: FineTuneJobSpec, settings: Settings) -> Pass:

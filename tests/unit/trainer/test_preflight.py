@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from finetune_api.records import Report, parse_record, parse_report
 from finetune_api.v1alpha1.reasons import Reason
-from finetune_trainer import heads, launch, memory, model, outcome, resolve
+from finetune_trainer import exchange, heads, launch, memory, model, outcome, resolve
 from finetune_trainer.__main__ import run_file
 from finetune_trainer.recipes import foresight
 from finetune_trainer.run import check
@@ -292,14 +292,16 @@ def test_what_processes_take_for_each_other(tmp_path: Path) -> None:
         return memory.estimate(outline, config, job(**{"tuning.type": "Full"}), spread).exchange
 
     assert (taken("None"), taken("DDP")) == (0, 4 * count)
-    # In bfloat16: two layers, gradients of two, the last norm and the output layer.
-    assert taken("FSDP") == 2 * max(4 * layer + 64 + table, table)
+    # In float32: two layers, gradients of two, the last norm and the output layer.
+    assert taken("FSDP") == 4 * max(4 * layer + 64 + table, table)
+    assert exchange.kept_of_layer(outline, replace(full, strategy=Strategy("FSDP"))) == 2 * layer
+    assert exchange.kept_of_layer(outline, replace(full, strategy=Strategy("DDP"))) == 0
     # Two buckets of 50 million float32 numbers; ZeRO-3 keeps a model whole that is as small as this.
     buckets = 2 * 4 * 50_000_000
     assert (taken("ZeRO1"), taken("ZeRO2")) == (buckets, buckets)
     assert taken("ZeRO3") == buckets + (4 + 2) * count
     frozen = model.outline(config, heads.CAUSAL).requires_grad_(False)
-    assert taken("FSDP", frozen) == 2 * max(2 * layer + 64 + table, table)
+    assert taken("FSDP", frozen) == 4 * max(2 * layer + 64 + table, table)
 
 
 def test_recomputation_and_frozen_bases_save_memory(tmp_path: Path) -> None:

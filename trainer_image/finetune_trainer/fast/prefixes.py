@@ -32,9 +32,10 @@ class Group:
     answers: tuple[int, ...]
 
 
-@dataclass
 class Layout:
     """How the long row is divided; handed to the attention of each layer.
+
+    No dataclass: FSDP may hand each layer a copy of those, and what one layer notes would be lost.
 
     Attributes:
         groups: In their order.
@@ -42,9 +43,10 @@ class Layout:
         documents: What an attention makes of the groups, for the layers after the first.
     """
 
-    groups: tuple[Group, ...]
-    layers: int = 0
-    documents: Foreign = None
+    def __init__(self, groups: tuple[Group, ...]) -> None:
+        self.groups = groups
+        self.layers = 0
+        self.documents: Foreign = None
 
 
 @dataclass(frozen=True)
