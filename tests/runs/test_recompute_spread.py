@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from support import spread_recomputation
 from support.tiny_models import pairs, tiny_llama, write_jsonl
 
-STRATEGIES = ("FSDP", "ZeRO1", "ZeRO2", "ZeRO3")
+# ZeRO-1 has whole layers as ZeRO-2 has.
+STRATEGIES = ("FSDP", "ZeRO2", "ZeRO3")
 
 
 @pytest.fixture(scope="module")
