@@ -13,12 +13,24 @@ from invariant.test_resume import CASES, Attempt, kill_at, places, to
 from invariant.test_resume import models as models
 from invariant.test_resume_processes import KILLED, together
 
-TWO = {"resources": {"nodes": 2, "gpusPerNode": 0}, "distributed.strategy": "DDP"}
+TWO = {"resources": {"nodes": 2, "gpusPerNode": 0}}
 
 
-@pytest.mark.parametrize("name", ["DPO", "PPO", "GRPO", "streamed"])
-def test_two_processes_go_on_to_the_bit(name: str, models: Path, tmp_path: Path) -> None:
-    changes, at = CASES[name].spec(models) | TWO, CASES[name].kill
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        ("DPO", "ZeRO3"),
+        ("DPO", "FSDP"),
+        ("PPO", "DDP"),
+        ("GRPO", "ZeRO2"),
+        ("streamed", "DDP"),
+    ],
+)
+def test_two_processes_go_on_to_the_bit(
+    name: str, strategy: str, models: Path, tmp_path: Path
+) -> None:
+    changes = CASES[name].spec(models) | TWO | {"distributed.strategy": strategy}
+    at = CASES[name].kill
     whole_folder, folder = places(tmp_path)
     whole = Attempt(whole_folder, to(whole_folder, changes))
     assert together(whole) == [0, 0], (whole_folder / "termination-log").read_text()
