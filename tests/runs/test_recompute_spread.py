@@ -25,7 +25,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     write_jsonl(folder / "rows.jsonl", pairs(16))
     launch = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone"]
     worker = ["--nproc-per-node=2", spread_recomputation.__file__, str(folder), *STRATEGIES]
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "FINETUNE_SCRATCH": str(folder / "scratch")}
+    scratch = {"FINETUNE_SCRATCH": str(folder / "scratch"), "OMP_NUM_THREADS": "1"}
+    # What pytest finds by its own settings, the worker must find too.
+    variables = {**os.environ, **scratch, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
         [*launch, *worker], check=False, capture_output=True, text=True, env=variables
     )
