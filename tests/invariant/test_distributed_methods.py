@@ -14,7 +14,7 @@ from finetune_api.records import Report
 from support.preference_data import judgements, preferences
 from support.taste import taste_model
 from support.tiny_models import pairs, tiny_llama, tiny_tokenizer, write_jsonl
-from support.two_processes import Bench
+from support.two_processes import STEPS_OF_EIGHT, Bench
 
 # Both processes take all runs at once, before the first test.
 pytestmark = pytest.mark.timeout(900)
@@ -91,11 +91,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     common = {
         "model.source": f"file://{root}/model",
         "training.maxSteps": STEPS,
-        "training.batchSize": 8,
-        "training.microBatchSize": 4,
-        "training.learningRate": 1e-3,
-        "training.logEverySteps": 1,
-        "training.scheduler": {"type": "Constant", "warmupSteps": 0},
+        **STEPS_OF_EIGHT,
         "distributed.strategy": "DDP",
     }
     return Bench(root, common)

@@ -66,7 +66,8 @@ def test_gradients_are_rounded_once(dtype, way) -> None:
     ]
     for mine, exact, limit in zip(got, (*true, true[0]), (*limits, limits[0]), strict=True):
         assert mine.dtype == dtype
-        assert error(mine, exact) <= 1.02 * limit
+        # One number turned of the bias's two hundred shows more than one of thousands.
+        assert error(mine, exact) <= (1.02 if mine.dim() == 1 else 1.01) * limit
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)

@@ -17,7 +17,7 @@ from finetune_api.records import Report
 from support.label_data import classes
 from support.preference_data import judgements, preferences
 from support.tiny_models import pairs, tiny_llama, tiny_model, write_jsonl
-from support.two_processes import Bench, Output
+from support.two_processes import STEPS_OF_EIGHT, Bench, Output
 
 pytestmark = pytest.mark.timeout(600)
 ROWS, STEPS = 22, 4
@@ -94,11 +94,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         "data.evaluation": {"fraction": 0.2},
         "data.limits": {"maxLeaked": 1, "maxDuplicates": 1},
         "training.maxSteps": STEPS,
-        "training.batchSize": 8,
-        "training.microBatchSize": 4,
-        "training.learningRate": 1e-3,
-        "training.logEverySteps": 1,
-        "training.scheduler": {"type": "Constant", "warmupSteps": 0},
+        **STEPS_OF_EIGHT,
     }
     return Bench(root, common)
 

@@ -22,6 +22,14 @@ from support.jobs import manifest
 
 # On a laptop without GPUs, two processes on the CPU stand for them.
 TWO = {"resources.gpusPerNode": 2}
+# Steps of two passes by one process, and of one by each of two; every one of them is in the log.
+STEPS_OF_EIGHT = {
+    "training.batchSize": 8,
+    "training.microBatchSize": 4,
+    "training.learningRate": 1e-3,
+    "training.logEverySteps": 1,
+    "training.scheduler": {"type": "Constant", "warmupSteps": 0},
+}
 _WORKER = Path(__file__).parents[1] / "invariant" / "distributed" / "worker.py"
 
 

@@ -118,7 +118,6 @@ def _shard_layers(trainer: Foreign, settings: Settings) -> None:
     # policy has norms and sums of gradients in bfloat16, and rounds losses and log-probabilities to it.
     plugin.mixed_precision_policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     forward = trainer.model.forward
-
     half = settings.precision == "BFloat16"
 
     # Without a cache, which would hold what is made of every layer's weights until the pass is over.

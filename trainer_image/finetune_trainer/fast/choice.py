@@ -48,11 +48,6 @@ def settle(ready: Ready, net: Model) -> Ready:
     return replace(ready, flat=not against, resolved=[*ready.resolved, *notes])
 
 
-def against_loss(ready: Ready, net: Model) -> str | None:
-    """Why the loss is the library's, as far as a model's outline tells; None if it need not be."""
-    return head.why_not(net)
-
-
 def against_flat(ready: Ready, net: Model) -> str | None:
     """Why rows are padded, as far as a model's outline tells; None if they need not be."""
     if ready.spec.tuning.type in VIRTUAL_TOKENS:
@@ -64,7 +59,7 @@ def against_flat(ready: Ready, net: Model) -> str | None:
 
 def _against_loss(ready: Ready, net: Model, rows: list[TokenRow]) -> str | None:
     """Install the loss without logits, or say why it is left alone."""
-    if against := against_loss(ready, net):
+    if against := head.why_not(net):
         return against
     head.install(net)
     batch = Collator(ready.tokenizer.pad_token_id).of_rows(rows[:1], ready.settings.device)

@@ -59,7 +59,6 @@ class GroupTrainer(InOnePass, OurPrompts):
         reference: The reference policy, or None where nothing is compared with it.
         fitted: The fast paths of the model.
         fitted_reference: Those of the reference, if that is a copy.
-        against_one_pass: Why the reference is asked in passes of its own; None if with the policy.
         equal_steps: Steps in which no group had answers of different rewards.
     """
 
@@ -91,7 +90,6 @@ class GroupTrainer(InOnePass, OurPrompts):
         if beta and reference and reference.copy is not None:
             self.ref_model = _with_log_probabilities(reference.copy, arguments["args"])
             self.fitted_reference = fit(self.ref_model)
-        self.against_one_pass: str | None = None
         if beta and reference:
             self.against_one_pass = against_one_pass(
                 self.model,  # type: ignore[attr-defined]
@@ -99,7 +97,6 @@ class GroupTrainer(InOnePass, OurPrompts):
                 self.fitted,
                 self.num_iterations,  # type: ignore[attr-defined]
             )
-            self.in_one_pass = self.against_one_pass is None
 
     def _prepare_inputs(self, generation_batch: Foreign) -> Foreign:
         """The answers of a pass; TRL draws by lot which they are, and here a pass has those to one prompt."""

@@ -16,6 +16,8 @@ from finetune_trainer.fast.told import Fitted
 from finetune_trainer.foreign import Foreign, Model
 from finetune_trainer.reference import Reference
 
+_NOBODY_ASKS = "nothing is compared with a reference"
+
 
 class Asking:
     """A model that is asked about its reference with each call.
@@ -39,10 +41,10 @@ class InOnePass:
     """What both have in common.
 
     Attributes:
-        in_one_pass: Whether policy and reference are asked together.
+        against_one_pass: Why policy and reference are not asked together; None if they are.
     """
 
-    in_one_pass = False
+    against_one_pass: str | None = _NOBODY_ASKS
 
 
 class AskedInTheLoss(InOnePass):
@@ -53,14 +55,14 @@ class AskedInTheLoss(InOnePass):
     def _generate_and_score_completions(self, *arguments: Foreign) -> Foreign:
         """Answers with their rewards; without a penalty, nobody asks the reference here."""
         beta = self.beta
-        self.beta = 0.0 if self.in_one_pass else beta
+        self.beta = 0.0 if self.against_one_pass is None else beta
         try:
             return super()._generate_and_score_completions(*arguments)  # type: ignore[misc]
         finally:
             self.beta = beta
 
     def _compute_loss(self, model: Model, inputs: dict[str, Any]) -> Foreign:
-        if not self.in_one_pass:
+        if self.against_one_pass is not None:
             return super()._compute_loss(model, inputs)  # type: ignore[misc]
         known, width = dict(inputs), inputs["completion_ids"].shape[1]
 
@@ -87,7 +89,7 @@ class AskedBesideRewards(InOnePass):
         """TRL asks about the same rows twice: first the policy, then with its adapter off."""
         ask = super()._get_per_token_logps_and_entropies  # type: ignore[misc]
         given = (input_ids, attention_mask, logits_to_keep, *rest)
-        if torch.is_grad_enabled() or not self.in_one_pass:
+        if torch.is_grad_enabled() or self.against_one_pass is not None:
             return ask(model, *given, **named)
         known, self._known = self._known, None
         if known is not None and known[0] is input_ids:

@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune_kernels import patch
 from finetune_trainer import heads, model, writing
-from finetune_trainer.fast import answer_head, choice, recompute
+from finetune_trainer.fast import answer_head, choice, head, recompute
 from finetune_trainer.foreign import Model, ModelConfig
 from finetune_trainer.layer_shape import Pass
 from finetune_trainer.memory import PAIRED, padded
@@ -37,7 +37,7 @@ def foreseen(ready: Ready, outline: Model) -> Pass:
     spec, whole = ready.spec, padded(ready.spec, ready.settings)
     chunked, flat = whole.chunked, False
     if spec.model.task == "text-generation" and spec.method.type == "SFT":
-        chunked = choice.against_loss(ready, outline) is None
+        chunked = head.why_not(outline) is None
         flat = chunked and choice.against_flat(ready, outline) is None
     elif spec.method.type in ONLINE:
         fitting = answer_head.fits(outline, ready.settings.max_length)
@@ -94,9 +94,9 @@ def _answering(ready: Ready) -> Answering:
 
 def _outlined(ready: Ready, path: str) -> tuple[Model, ModelConfig]:
     """A model that judges or teaches."""
-    head = heads.CAUSAL if path.endswith("teacher") else heads.SEQUENCE_CLASSIFICATION
-    config = config_of(ready.context.models[path], head)
-    return model.outline(config, head), config
+    kind = heads.CAUSAL if path.endswith("teacher") else heads.SEQUENCE_CLASSIFICATION
+    config = config_of(ready.context.models[path], kind)
+    return model.outline(config, kind), config
 
 
 def _reads_hidden_states(ready: Ready, outline: Model) -> bool:

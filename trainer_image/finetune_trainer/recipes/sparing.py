@@ -12,7 +12,7 @@ from finetune_api.v1alpha1.job import FineTuneJobSpec
 from finetune_api.v1alpha1.reasons import Reason
 from finetune_api.v1alpha1.status import Resolved
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.fast import choice, recompute
+from finetune_trainer.fast import choice, head, recompute
 from finetune_trainer.foreign import Model
 from finetune_trainer.memory import estimate, in_words, of_layers
 from finetune_trainer.recipes import passes
@@ -63,7 +63,7 @@ def install(ready: Ready, net: Model) -> None:
 
 def proved(ready: Ready, net: Model) -> Ready:
     """The run once its fast paths were tried: every layer, where rows are padded against the plan."""
-    foreseen = choice.against_loss(ready, net) is None and choice.against_flat(ready, net) is None
+    foreseen = head.why_not(net) is None and choice.against_flat(ready, net) is None
     supervised = (ready.spec.method.type, ready.spec.model.task) == ("SFT", "text-generation")
     if ready.flat or not (supervised and foreseen and _may_plan(ready)):
         return ready
